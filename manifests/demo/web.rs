@@ -1,0 +1,2 @@
+//! The demo web server.
+fn main() {}
