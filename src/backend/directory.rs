@@ -1,0 +1,1 @@
+//! reeve's own folder: pins.

@@ -1,0 +1,1 @@
+//! The nginx backend.

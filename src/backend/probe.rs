@@ -1,0 +1,1 @@
+//! One probe of a declared check, made by reeve itself.

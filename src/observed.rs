@@ -1,0 +1,557 @@
+//! The observed world: what was read from Docker, Consul, nginx and reeve's folder, as plain data.
+//!
+//! Owns the types only. Nothing here asks anybody anything, and nothing here decides: selection among duplicates, what is
+//! stale, what is to be done are the planner's. Every map is a `BTreeMap`, so that the order in which a backend lists
+//! things can never change a plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol};
+use crate::spec::upstream::{CatalogQuery, Listen, Upstream};
+use crate::spec::{Check, Owner};
+
+/// A backend's answer. `Unknown` is not empty: nothing that depends on it may be decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum View<T> {
+    Known(T),
+    /// Why, for the person who reads it, and since when the backend could not be read.
+    Unknown {
+        reason: String,
+        since: Timestamp,
+    },
+}
+
+impl<T> View<T> {
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown { .. } => None,
+        }
+    }
+
+    pub fn known_mut(&mut self) -> Option<&mut T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown { .. } => None,
+        }
+    }
+
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Known(_) => None,
+            Self::Unknown { reason, .. } => Some(reason),
+        }
+    }
+}
+
+/// Everything that a pass sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    pub docker: View<Docker>,
+    pub consul: View<Consul>,
+    pub nginx: View<Nginx>,
+    pub directory: View<Directory>,
+    pub host: Host,
+}
+
+/// The machine that reeve runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
+    /// Every address of every interface.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The source address of the default route, if there is one.
+    pub default_route: Option<IpAddr>,
+}
+
+// ---------------------------------------------------------------------------------------------- Docker
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Docker {
+    /// `1.41`.
+    pub api_version: String,
+    /// Ours, by Docker's id.
+    pub containers: BTreeMap<String, Container>,
+    /// All others, by id: they hold names, host ports and addresses that we must not want.
+    pub strangers: BTreeMap<String, Stranger>,
+    /// Every network of the engine that the spec names or that is ours, by Docker's name.
+    pub networks: BTreeMap<String, NetworkSeen>,
+    /// Every volume that the spec names or that is ours, by Docker's name.
+    pub volumes: BTreeMap<String, VolumeSeen>,
+    /// By the reference that the spec uses. Missing: the engine does not have it.
+    pub images: BTreeMap<String, ImageSeen>,
+}
+
+/// One of our containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    pub id: String,
+    /// Without the leading slash.
+    pub name: String,
+    pub service: String,
+    /// From 1.
+    pub slot: u32,
+    pub hash: ConfigHash,
+    /// The label `reeve.config`: canonical JSON.
+    pub config: String,
+    /// Id of the image that it was made from, by the label.
+    pub image_id: String,
+    /// Host ports that the planner chose when it was made, by the label.
+    pub chosen_ports: Vec<ChosenPort>,
+    /// The label `reeve.registers`: its service registered when it was made.
+    pub registers: bool,
+    pub state: ContainerState,
+    pub health: Health,
+    /// Networks that it is attached to, by Docker's name.
+    pub networks: BTreeMap<String, NetworkEndpoint>,
+    /// What Docker really publishes now; ephemeral host ports are here.
+    pub published: Vec<PublishedPort>,
+    /// What reeve's own probe of the declared check said, for a container without HEALTHCHECK that is not registered yet.
+    /// `None`: not probed.
+    pub probe: Option<Probe>,
+    pub created_at: Option<Timestamp>,
+    /// `network_mode: host`, `container:…` and `none` have no address of their own.
+    pub network_mode: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerState {
+    Created,
+    Running {
+        started_at: Timestamp,
+    },
+    Paused {
+        started_at: Timestamp,
+    },
+    /// Docker is about to start it again by its restart policy.
+    Restarting,
+    Exited {
+        code: i64,
+        finished_at: Option<Timestamp>,
+    },
+    /// Docker is taking it away.
+    Removing,
+    /// Docker could not; only removing it helps.
+    Dead,
+}
+
+impl ContainerState {
+    pub fn running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// No HEALTHCHECK.
+    None,
+    Starting,
+    Healthy,
+    /// With the last probe's output.
+    Unhealthy(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    Passing,
+    /// Why, for the person who reads it.
+    Failing(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkEndpoint {
+    pub network_id: String,
+    /// None while the container does not run.
+    pub address: Option<IpAddr>,
+    pub address6: Option<IpAddr>,
+    pub gateway: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChosenPort {
+    /// Container port.
+    pub target: u16,
+    pub protocol: Protocol,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+    /// 0: Docker chooses.
+    pub host: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublishedPort {
+    pub target: u16,
+    pub protocol: Protocol,
+    /// `0.0.0.0` and `::` mean every address.
+    pub host_ip: Option<IpAddr>,
+    pub host: u16,
+}
+
+/// A container without our mark.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stranger {
+    pub name: String,
+    /// Our mark's label, when it is another owner's.
+    pub owner: Option<String>,
+    pub running: bool,
+    pub published: Vec<PublishedPort>,
+    /// Addresses by Docker's name of the network.
+    pub networks: BTreeMap<String, NetworkEndpoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSeen {
+    pub id: String,
+    pub name: String,
+    /// It carries our mark.
+    pub ours: bool,
+    /// The label `reeve.config`: canonical JSON of `spec::Network`.
+    pub config: Option<String>,
+    pub gateway: Option<IpAddr>,
+    /// How many containers are attached to it.
+    pub attached: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSeen {
+    pub name: String,
+    pub ours: bool,
+    pub config: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSeen {
+    pub id: String,
+    /// The image itself has a HEALTHCHECK.
+    pub healthcheck: bool,
+    /// Ports that it exposes.
+    pub exposed: Vec<(u16, Protocol)>,
+}
+
+// ---------------------------------------------------------------------------------------------- Consul
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Consul {
+    pub agent: Agent,
+    /// `address:port` of the leader; none: no election is won, nothing can be registered for good.
+    pub leader: Option<String>,
+    /// `address:port` of the Raft peers.
+    pub peers: Vec<String>,
+    pub nodes: Vec<Node>,
+    /// Names of the services in the catalog, with their tags.
+    pub services: BTreeMap<String, Vec<String>>,
+    /// Ours, from the agent (read-your-writes), by id.
+    pub registrations: BTreeMap<String, Registration>,
+    /// Ids at the agent that are not ours.
+    pub strangers: BTreeMap<String, StrangerRegistration>,
+    /// One answer for each query of the interest.
+    pub catalog: BTreeMap<CatalogQuery, View<Catalog>>,
+    /// Ids of our registrations that are in the agent and, for longer than a moment, not in the catalog.
+    pub unsynced: BTreeMap<String, Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Agent {
+    pub node: String,
+    pub node_id: String,
+    pub datacenter: String,
+    pub version: String,
+    pub address: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    pub name: String,
+    pub address: String,
+    /// Status of its serf check: `passing`, `critical`; empty when not known.
+    pub status: String,
+}
+
+/// One of our entries in the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    pub id: String,
+    /// Name of the Consul service.
+    pub name: String,
+    pub address: String,
+    pub port: u16,
+    pub tags: Vec<String>,
+    /// Without the keys of reeve itself.
+    pub meta: BTreeMap<String, String>,
+    /// From `Meta`: the spec's service, the slot, the container's id.
+    pub service: String,
+    pub slot: u32,
+    pub container: String,
+    /// From `Meta`: digest of the declared check's definition, so that a changed one is seen.
+    pub check_digest: Option<String>,
+    /// From `Meta`: when nginx was first seen not routing to it while it drained.
+    pub drain_start: Option<Timestamp>,
+    pub maintenance: Maintenance,
+    /// By check id, maintenance checks left out.
+    pub checks: BTreeMap<String, CheckSeen>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Maintenance {
+    Off,
+    /// Ours: the reason begins with `reeve: `.
+    Draining {
+        reason: String,
+    },
+    /// Somebody's: unrouted, shown, never lifted.
+    Operator {
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckSeen {
+    pub status: CheckStatus,
+    pub output: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckStatus {
+    Passing,
+    Warning,
+    Critical,
+}
+
+impl fmt::Display for CheckStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StrangerRegistration {
+    pub name: String,
+    /// The owner in its `Meta`, when it is another of reeve's.
+    pub owner: Option<String>,
+}
+
+/// The answer to a `CatalogQuery`: every instance, with what Consul says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog {
+    pub instances: Vec<Instance>,
+    /// When the set of passing instances last lost one, or since when this process watches: an answer that is suddenly
+    /// small is not believed until it has lasted.
+    pub shrunk_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Registration id.
+    pub id: String,
+    pub node: String,
+    /// The service's address, else the node's.
+    pub address: String,
+    pub port: u16,
+    pub passing: bool,
+    /// Service or node maintenance, whoever's.
+    pub maintenance: bool,
+    pub weight: u32,
+    /// The owner in its `Meta`, if it is one of reeve's (ours or another's).
+    pub owner: Option<String>,
+    /// Container id in its `Meta`.
+    pub container: Option<String>,
+}
+
+// ---------------------------------------------------------------------------------------------- nginx
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nginx {
+    /// `1.22.1`.
+    pub version: String,
+    /// The line that the main configuration must contain, and whether it does.
+    pub include_line: String,
+    pub included: bool,
+    /// Path of the main configuration.
+    pub config: String,
+    pub process: NginxProcess,
+    /// What `current` points at.
+    pub current: Option<GenerationId>,
+    pub generations: BTreeMap<GenerationId, Generation>,
+    pub loaded: Loaded,
+    /// Generations of workers that are shutting down but still alive.
+    pub retiring_workers: usize,
+    /// For each listen address of the interest that the loaded generation does not hold: can it be bound?
+    pub listens: BTreeMap<Listen, ListenState>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NginxProcess {
+    Stopped,
+    Running {
+        master: i32,
+    },
+    /// Workers serve, but their master is gone: they go on serving and block the ports.
+    Orphans {
+        pids: Vec<i32>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// Nothing answers on the probe port: no generation is loaded.
+    Nothing,
+    /// Every live worker runs it.
+    Generation(GenerationId),
+    /// More than one answered: a reload is under way, or was lost half-way.
+    Mixed(BTreeSet<GenerationId>),
+    /// The probe port answers something that is not ours.
+    Stranger(String),
+}
+
+/// `<hash>-<n>`: the digest of what it was rendered from, and a number that tells a rewritten one from an edited one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GenerationId {
+    pub hash: String,
+    pub number: u32,
+}
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.hash, self.number)
+    }
+}
+
+impl GenerationId {
+    /// The reverse of `Display`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (hash, number) = text.rsplit_once('-')?;
+        let plain = !hash.is_empty() && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = number.parse().ok()?;
+        plain.then(|| Self { hash: hash.to_owned(), number })
+    }
+}
+
+/// One generation on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    pub manifest: Arc<Manifest>,
+    /// Names of files whose bytes are not the manifest's (edited), that are missing, or that do not belong.
+    pub damaged: Vec<String>,
+    /// nginx's message when the check refused it.
+    pub rejected: Option<String>,
+    /// The files' present text, by name; only of the generation that `current` points at.
+    pub files: BTreeMap<String, Arc<str>>,
+}
+
+/// `manifest.json` of a generation: what it was rendered from, and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Manifest {
+    pub owner: String,
+    /// Digest of the template's source.
+    pub template: String,
+    pub upstreams: BTreeMap<String, RoutedUpstream>,
+    /// SHA-256 of each file, by name.
+    pub files: BTreeMap<String, String>,
+}
+
+/// An upstream with the endpoints that it routes to: all that a generation is rendered from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RoutedUpstream {
+    pub upstream: Upstream,
+    /// Sorted, so that equal sets render equal bytes.
+    pub endpoints: Vec<Endpoint>,
+    /// Digests of the TLS files: renewed files are a new generation.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+}
+
+/// One `address:port` that nginx sends requests to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub address: String,
+    pub port: u16,
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Container id, when it is one of our replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.address.contains(':') {
+            write!(f, "[{}]:{}", self.address, self.port)
+        } else {
+            write!(f, "{}:{}", self.address, self.port)
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenState {
+    Free,
+    /// The system's words.
+    Taken(String),
+}
+
+// ---------------------------------------------------------------------------------------------- reeve's folder
+
+/// reeve's own folder: decisions that must outlive a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Directory {
+    pub pins: BTreeSet<Pin>,
+}
+
+/// A decision that must outlive a restart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pin {
+    /// `apply --allow-removals` allowed the mass removal that the spec with this digest means.
+    AllowRemovals { spec: String },
+}
+
+// ---------------------------------------------------------------------------------------------- what to look at
+
+/// What an observation has to look at, derived from the spec alone. It says where to look, never what to find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interest {
+    pub owner: Owner,
+    /// Docker's names.
+    pub networks: BTreeSet<String>,
+    pub volumes: BTreeSet<String>,
+    /// References as the spec writes them.
+    pub images: BTreeSet<String>,
+    pub catalog: BTreeSet<CatalogQuery>,
+    /// Services that register with a check and whose containers must be probed by reeve when they have no HEALTHCHECK.
+    pub probes: BTreeMap<String, Vec<ProbeTarget>>,
+    pub listens: BTreeSet<Listen>,
+    /// Files whose digest matters (TLS certificates and keys), by upstream.
+    pub tls_files: BTreeMap<String, Vec<std::path::PathBuf>>,
+}
+
+/// A declared check, to be made once by reeve itself at the container's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeTarget {
+    pub port: u16,
+    pub check: Check,
+}
+
+/// Attach a container to a network, as the spec wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedAttachment {
+    pub network: String,
+    pub attachment: NetworkAttachment,
+}
+
+/// How long a backend may take before its view is Unknown.
+pub const VIEW_TIMEOUT: Duration = Duration::from_secs(10);

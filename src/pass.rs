@@ -1,0 +1,39 @@
+//! What one pass did, as plain data: the loop makes it, metrics, status and logs read it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::observed::Observed;
+use crate::plan::{ObjectKey, Plan, System};
+use crate::spec::Spec;
+use crate::world::ActionError;
+
+/// One executed step.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    pub object: ObjectKey,
+    pub system: System,
+    /// `Action::kind`.
+    pub kind: &'static str,
+    pub cause: String,
+    pub drift: bool,
+    pub took: Duration,
+    pub result: Result<(), ActionError>,
+}
+
+/// One pass: observe, plan, apply.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    pub spec: Spec,
+    pub observed: Observed,
+    /// With the steps that backoff holds taken out.
+    pub plan: Plan,
+    /// Objects whose steps backoff holds, with the last error and the time of the next try.
+    pub held: Vec<(ObjectKey, String, Timestamp)>,
+    pub applied: Vec<Applied>,
+    pub started_at: Timestamp,
+    pub took: Duration,
+    /// Time stamp of the oldest change that woke this pass.
+    pub changed_at: Option<Timestamp>,
+}

@@ -1,0 +1,290 @@
+//! Actions: what can be done to the world. Plain data.
+//!
+//! One action is one idempotent call to one backend, and carries the identity that it was planned against (container id,
+//! expected hash), so that a stale plan gets a conflict instead of hitting something newer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::observed::{CheckStatus, ChosenPort, GenerationId, Manifest, Pin, WantedAttachment};
+use crate::spec::container::{ConfigHash, ContainerConfig, NetworkMode};
+use crate::spec::{Check, Network, Volume};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    Docker(DockerAction),
+    Consul(ConsulAction),
+    Nginx(NginxAction),
+    Directory(DirectoryAction),
+}
+
+impl Action {
+    /// The word in plans, logs and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Docker(action) => action.kind(),
+            Self::Consul(action) => action.kind(),
+            Self::Nginx(action) => action.kind(),
+            Self::Directory(action) => action.kind(),
+        }
+    }
+
+    pub fn system(&self) -> System {
+        match self {
+            Self::Docker(_) => System::Docker,
+            Self::Consul(_) => System::Consul,
+            Self::Nginx(_) => System::Nginx,
+            Self::Directory(_) => System::Directory,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum System {
+    Docker,
+    Consul,
+    Nginx,
+    Directory,
+}
+
+impl System {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Consul => "consul",
+            Self::Nginx => "nginx",
+            Self::Directory => "directory",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerAction {
+    /// A name that exists with our mark is success; without it, a conflict.
+    CreateNetwork(Network),
+    RemoveNetwork {
+        id: String,
+        name: String,
+    },
+    CreateVolume(Volume),
+    RemoveVolume {
+        name: String,
+    },
+    PullImage {
+        image: String,
+        platform: Option<String>,
+    },
+    /// Creates only; `StartContainer` follows in the same wave when it can (`id` is then the name).
+    CreateContainer(Box<NewContainer>),
+    /// `container`: id, or the name when it was created in the same wave.
+    StartContainer {
+        container: String,
+        name: String,
+    },
+    /// `grace`: between the stop signal and SIGKILL.
+    StopContainer {
+        id: String,
+        name: String,
+        grace: Duration,
+    },
+    UnpauseContainer {
+        id: String,
+        name: String,
+    },
+    /// Its anonymous volumes go with it. Never forced: a running container is a conflict.
+    RemoveContainer {
+        id: String,
+        name: String,
+    },
+    ConnectNetwork {
+        id: String,
+        name: String,
+        attachment: WantedAttachment,
+    },
+    DisconnectNetwork {
+        id: String,
+        name: String,
+        network: String,
+    },
+}
+
+impl DockerAction {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::CreateNetwork(_) => "create_network",
+            Self::RemoveNetwork { .. } => "remove_network",
+            Self::CreateVolume(_) => "create_volume",
+            Self::RemoveVolume { .. } => "remove_volume",
+            Self::PullImage { .. } => "pull_image",
+            Self::CreateContainer(_) => "create_container",
+            Self::StartContainer { .. } => "start_container",
+            Self::StopContainer { .. } => "stop_container",
+            Self::UnpauseContainer { .. } => "unpause_container",
+            Self::RemoveContainer { .. } => "remove_container",
+            Self::ConnectNetwork { .. } => "connect_network",
+            Self::DisconnectNetwork { .. } => "disconnect_network",
+        }
+    }
+}
+
+/// Everything that `docker create` needs. The backend adds the labels from these fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewContainer {
+    /// `<project>-<service>-<slot>-<hash8>`, or `container_name`.
+    pub name: String,
+    pub service: String,
+    pub slot: u32,
+    pub hash: ConfigHash,
+    pub config: Arc<ContainerConfig>,
+    /// One for each of `config.ports`, in its order.
+    pub host_ports: Vec<ChosenPort>,
+    /// Id of the image at the time of planning; empty when it is pulled first.
+    pub image_id: String,
+    /// `config.network_mode` with `service:` resolved to a container's id.
+    pub network_mode: Option<NetworkMode>,
+    /// The service registers: recorded as the label `reeve.registers`.
+    pub registers: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConsulAction {
+    /// Also updates: Consul keeps the checks' state and maintenance.
+    Register(Box<NewRegistration>),
+    /// Maintenance on, with the reason `reeve: …`.
+    Drain {
+        id: String,
+        reason: String,
+    },
+    /// Maintenance off, only if the reason is ours: a replica that is wanted again.
+    LiftDrain {
+        id: String,
+    },
+    /// Stores in `Meta` when nginx was seen not routing. Conflict unless it drains.
+    StartDrainClock {
+        id: String,
+        at: Timestamp,
+    },
+    Deregister {
+        id: String,
+    },
+    /// Writes the TTL check `<id>:health`, when the HEALTHCHECK's state changed.
+    SetHealth {
+        id: String,
+        status: CheckStatus,
+        output: String,
+    },
+    /// A check that no registration wants any more.
+    RemoveCheck {
+        check: String,
+    },
+}
+
+impl ConsulAction {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Register(_) => "register",
+            Self::Drain { .. } => "drain",
+            Self::LiftDrain { .. } => "lift_drain",
+            Self::StartDrainClock { .. } => "start_drain_clock",
+            Self::Deregister { .. } => "deregister",
+            Self::SetHealth { .. } => "set_health",
+            Self::RemoveCheck { .. } => "remove_check",
+        }
+    }
+}
+
+/// Everything that the agent needs. The backend adds the owner to `Meta`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRegistration {
+    /// `<node>:<replica>:<port>/<proto>`.
+    pub id: String,
+    /// Name of the Consul service.
+    pub name: String,
+    pub address: String,
+    pub port: u16,
+    pub tags: Vec<String>,
+    pub meta: BTreeMap<String, String>,
+    pub service: String,
+    pub slot: u32,
+    pub container: String,
+    /// The check `<id>:declared`.
+    pub check: Option<WantedCheck>,
+    /// The TTL check `<id>:health`, for a container with a HEALTHCHECK.
+    pub health: bool,
+    /// Kept when it is an update.
+    pub drain_start: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedCheck {
+    pub check: Check,
+    /// The address that the agent asks, which may differ from the registered one.
+    pub address: String,
+    pub port: u16,
+    /// Digest of all of this: stored in `Meta`, compared by the planner.
+    pub digest: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NginxAction {
+    /// Writes the folder, and checks it (`nginx -t`). A refusal is recorded beside it, and is a permanent error.
+    WriteGeneration(Box<NewGeneration>),
+    /// Points `current` at it, atomically.
+    SwitchGeneration {
+        id: GenerationId,
+    },
+    /// Reloads, and waits until it is seen loaded. Conflict when `current` is another one.
+    Reload {
+        expect: GenerationId,
+    },
+    /// Starts nginx, and waits until the generation is seen loaded.
+    Start {
+        expect: GenerationId,
+    },
+    /// QUIT to workers without a master, which block the ports.
+    QuitOrphans {
+        pids: Vec<i32>,
+    },
+    RemoveGeneration {
+        id: GenerationId,
+    },
+}
+
+impl NginxAction {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::WriteGeneration(_) => "write_generation",
+            Self::SwitchGeneration { .. } => "switch_generation",
+            Self::Reload { .. } => "reload",
+            Self::Start { .. } => "start_nginx",
+            Self::QuitOrphans { .. } => "quit_orphans",
+            Self::RemoveGeneration { .. } => "remove_generation",
+        }
+    }
+}
+
+/// A complete generation, rendered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewGeneration {
+    pub id: GenerationId,
+    /// Without `files`' digests; the backend adds them.
+    pub manifest: Manifest,
+    /// Text by file name; `reeve.conf` includes the others.
+    pub files: BTreeMap<String, Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DirectoryAction {
+    RemovePin { pin: Pin },
+}
+
+impl DirectoryAction {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RemovePin { .. } => "remove_pin",
+        }
+    }
+}

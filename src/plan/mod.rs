@@ -1,0 +1,88 @@
+//! The plan: what the spec and the observed world together ask for. Pure: no async, no IO, no clock, no memory.
+//!
+//! A plan is one *wave*: the steps whose conditions hold now, and what waits for which reason. Later steps appear when the
+//! world shows the earlier ones done, so there is no program counter that a crash could lose.
+
+pub mod action;
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+pub use action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System};
+
+/// What a step is about. Steps of one object are applied in order; objects are applied in parallel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectKey {
+    Network(String),
+    Volume(String),
+    Image(String),
+    Service(String),
+    /// By the container's name.
+    Replica(String),
+    /// By its id.
+    Registration(String),
+    Upstream(String),
+    /// All generations of this nginx.
+    Nginx,
+    Directory,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(name) => write!(f, "network {name}"),
+            Self::Volume(name) => write!(f, "volume {name}"),
+            Self::Image(name) => write!(f, "image {name}"),
+            Self::Service(name) => write!(f, "service {name}"),
+            Self::Replica(name) => write!(f, "replica {name}"),
+            Self::Registration(id) => write!(f, "registration {id}"),
+            Self::Upstream(name) => write!(f, "upstream {name}"),
+            Self::Nginx => f.write_str("nginx"),
+            Self::Directory => f.write_str("directory"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    pub object: ObjectKey,
+    pub action: Action,
+    /// Why, in words.
+    pub cause: String,
+    /// The world differs from what an earlier pass had made (drift), as opposed to a changed spec.
+    pub drift: bool,
+    /// `old => new` lines for the plan's text.
+    pub changes: Vec<Change>,
+}
+
+/// One field that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub field: String,
+    pub old: Option<String>,
+    pub new: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    pub object: ObjectKey,
+    /// In words, complete: what is waited for, and what to do if it is the reader's turn.
+    pub reason: String,
+    /// A short, fixed word for metrics: `unhealthy`, `no_leader`, `drain`, …
+    pub kind: &'static str,
+    /// When time alone will end it.
+    pub until: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub waiting: Vec<Waiting>,
+}
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}

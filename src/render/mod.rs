@@ -1,0 +1,1 @@
+//! Rendering: from routed upstreams to the text of a generation. Pure.

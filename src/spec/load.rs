@@ -1,0 +1,1 @@
+//! From the text of spec files to a `Spec`.
