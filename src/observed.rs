@@ -106,6 +106,9 @@ pub struct Container {
     pub chosen_ports: Vec<ChosenPort>,
     /// The label `reeve.registers`: its service registered when it was made.
     pub registers: bool,
+    /// The label `reeve.depends_on`: services that its service depended on when it was made. A service that left the spec
+    /// is taken down before those.
+    pub depends_on: BTreeSet<String>,
     pub state: ContainerState,
     pub health: Health,
     /// Networks that it is attached to, by Docker's name.
@@ -133,6 +136,7 @@ pub enum ContainerState {
     Restarting,
     Exited {
         code: i64,
+        started_at: Option<Timestamp>,
         finished_at: Option<Timestamp>,
     },
     /// Docker is taking it away.
@@ -384,10 +388,15 @@ pub struct Nginx {
     pub current: Option<GenerationId>,
     pub generations: BTreeMap<GenerationId, Generation>,
     pub loaded: Loaded,
+    /// Since when this process has seen exactly that. A restart only makes it later, which only prolongs a wait.
+    pub loaded_since: Timestamp,
     /// Generations of workers that are shutting down but still alive.
     pub retiring_workers: usize,
     /// For each listen address of the interest that the loaded generation does not hold: can it be bound?
     pub listens: BTreeMap<Listen, ListenState>,
+    /// Digests of the TLS files that the upstreams of the interest name, by upstream and path; an unreadable one is an
+    /// error in words.
+    pub tls: BTreeMap<String, BTreeMap<String, Result<String, String>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -443,10 +452,18 @@ pub struct Generation {
     pub manifest: Arc<Manifest>,
     /// Names of files whose bytes are not the manifest's (edited), that are missing, or that do not belong.
     pub damaged: Vec<String>,
-    /// nginx's message when the check refused it.
-    pub rejected: Option<String>,
+    pub created_at: Timestamp,
+    /// The check refused it.
+    pub rejected: Option<Rejection>,
     /// The files' present text, by name; only of the generation that `current` points at.
     pub files: BTreeMap<String, Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// nginx's own message.
+    pub message: String,
+    pub at: Timestamp,
 }
 
 /// `manifest.json` of a generation: what it was rendered from, and what it wrote.

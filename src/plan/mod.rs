@@ -4,6 +4,9 @@
 //! world shows the earlier ones done, so there is no program counter that a crash could lose.
 
 pub mod action;
+pub mod context;
+pub mod facts;
+pub mod interest;
 
 use std::fmt;
 
