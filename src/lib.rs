@@ -22,6 +22,7 @@ pub mod backend;
 pub mod cli;
 pub mod http;
 pub mod metrics;
+pub mod model;
 pub mod observed;
 pub mod pass;
 pub mod plan;

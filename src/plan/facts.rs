@@ -129,6 +129,17 @@ impl<'a> Facts<'a> {
         readable.then(|| self.routed.contains(container))
     }
 
+    /// The same by address, for a registration whose container stays.
+    pub fn address_routed(&self, address: &str, port: u16) -> Option<bool> {
+        self.routed("")?;
+        let mut endpoints = self
+            .loaded_generations()
+            .into_iter()
+            .flat_map(|(_, g)| g.manifest.upstreams.values())
+            .flat_map(|r| &r.endpoints);
+        Some(endpoints.any(|endpoint| endpoint.address == address && endpoint.port == port))
+    }
+
     pub fn routed_by(&self, upstream: &str, container: &str) -> bool {
         self.routed_by_upstream.get(upstream).is_some_and(|containers| containers.contains(container))
     }

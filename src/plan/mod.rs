@@ -4,15 +4,41 @@
 //! world shows the earlier ones done, so there is no program counter that a crash could lose.
 
 pub mod action;
+pub mod changes;
 pub mod context;
 pub mod facts;
+mod generations;
 pub mod interest;
+pub mod order;
+mod planner;
+mod ports;
+mod registrations;
+mod replicas;
+mod resources;
+mod retire;
+mod routes;
 
 use std::fmt;
 
 use jiff::Timestamp;
 
+use crate::observed::Observed;
+use crate::spec::Spec;
 pub use action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System};
+pub use context::{Context, NginxContext, Removals, Teardown};
+pub use resources::canonical;
+
+/// One wave: the steps whose conditions hold now, and what waits.
+pub fn plan(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<'_>) -> Plan {
+    let mut planner = planner::Planner::new(spec, observed, now, context);
+    planner.hold_mass_removal();
+    planner.call_rosters();
+    planner.resources();
+    planner.replicas();
+    planner.registrations();
+    planner.nginx();
+    planner.finish()
+}
 
 /// What a step is about. Steps of one object are applied in order; objects are applied in parallel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
