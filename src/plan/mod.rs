@@ -6,12 +6,14 @@
 pub mod action;
 pub mod changes;
 pub mod context;
+pub mod display;
 pub mod facts;
 mod generations;
 pub mod interest;
 pub mod order;
 mod planner;
 mod ports;
+pub mod preview;
 mod registrations;
 mod replicas;
 mod resources;
