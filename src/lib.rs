@@ -18,8 +18,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod backend;
 pub mod cli;
+pub mod controller;
 pub mod http;
 pub mod metrics;
 pub mod model;

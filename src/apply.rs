@@ -1,0 +1,49 @@
+//! Applying one wave: objects in parallel, in order within one, an object stopped at its first error.
+//!
+//! No decisions here: every step was decided when the wave was planned. A conflict is reported like any error; what is
+//! done about it is the loop's.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use futures_util::stream::{self, StreamExt as _};
+
+use crate::pass::Applied;
+use crate::plan::{ObjectKey, Step};
+use crate::world::Execute;
+
+/// How many objects are worked on at once. More would only queue inside dockerd, and an agent takes 200 connections.
+const PARALLEL_OBJECTS: usize = 16;
+
+/// Applies the steps. `report` hears of each as it ends, for progress and logs.
+pub async fn apply<W: Execute>(world: &W, steps: &[Step], report: &(dyn Fn(&Applied) + Send + Sync)) -> Vec<Applied> {
+    let mut objects: BTreeMap<&ObjectKey, Vec<&Step>> = BTreeMap::new();
+    for step in steps {
+        objects.entry(&step.object).or_default().push(step);
+    }
+    let work = objects.into_values().map(|steps| async move {
+        let mut applied = Vec::with_capacity(steps.len());
+        for step in steps {
+            let started = Instant::now();
+            let result = world.execute(&step.action).await;
+            let failed = result.is_err();
+            let entry = Applied {
+                object: step.object.clone(),
+                system: step.action.system(),
+                kind: step.action.kind(),
+                cause: step.cause.clone(),
+                drift: step.drift,
+                took: started.elapsed(),
+                result,
+            };
+            report(&entry);
+            applied.push(entry);
+            if failed {
+                break;
+            }
+        }
+        applied
+    });
+    let applied: Vec<Vec<Applied>> = stream::iter(work).buffer_unordered(PARALLEL_OBJECTS).collect().await;
+    applied.into_iter().flatten().collect()
+}

@@ -1,0 +1,4 @@
+//! The loop.
+
+pub mod backoff;
+pub mod trigger;
