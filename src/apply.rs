@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _};
+use tokio_util::sync::CancellationToken;
 
 use crate::pass::Applied;
 use crate::plan::{ObjectKey, Step};
@@ -15,8 +16,13 @@ use crate::world::Execute;
 /// How many objects are worked on at once. More would only queue inside dockerd, and an agent takes 200 connections.
 const PARALLEL_OBJECTS: usize = 16;
 
-/// Applies the steps. `report` hears of each as it ends, for progress and logs.
-pub async fn apply<W: Execute>(world: &W, steps: &[Step], report: &(dyn Fn(&Applied) + Send + Sync)) -> Vec<Applied> {
+/// Applies the steps. `report` hears of each as it ends, for progress and logs. After `stop` no step is begun any more.
+pub async fn apply<W: Execute>(
+    world: &W,
+    steps: &[Step],
+    stop: &CancellationToken,
+    report: &(dyn Fn(&Applied) + Send + Sync),
+) -> Vec<Applied> {
     let mut objects: BTreeMap<&ObjectKey, Vec<&Step>> = BTreeMap::new();
     for step in steps {
         objects.entry(&step.object).or_default().push(step);
@@ -24,6 +30,9 @@ pub async fn apply<W: Execute>(world: &W, steps: &[Step], report: &(dyn Fn(&Appl
     let work = objects.into_values().map(|steps| async move {
         let mut applied = Vec::with_capacity(steps.len());
         for step in steps {
+            if stop.is_cancelled() {
+                break;
+            }
             let started = Instant::now();
             let result = world.execute(&step.action).await;
             let failed = result.is_err();

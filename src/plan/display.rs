@@ -264,19 +264,7 @@ fn placeholders(line: &str) -> String {
 
 /// The plan as JSON: stable names, nothing secret.
 pub fn json(preview: &Preview) -> Value {
-    let waves: Vec<Value> = preview
-        .waves
-        .iter()
-        .map(|wave| {
-            let steps: Vec<Value> = wave.steps.iter().map(step_json).collect();
-            let waiting: Vec<Value> = wave
-                .waiting
-                .iter()
-                .map(|w| json!({"object": w.object.to_string(), "kind": w.kind, "reason": w.reason, "until": w.until}))
-                .collect();
-            json!({"steps": steps, "waiting": waiting})
-        })
-        .collect();
+    let waves: Vec<Value> = preview.waves.iter().map(one_wave).collect();
     json!({
         "waves": waves,
         "summary": preview.summary,
@@ -284,6 +272,21 @@ pub fn json(preview: &Preview) -> Value {
         "lowest_healthy": preview.lowest_healthy,
         "changes": !preview.is_empty(),
     })
+}
+
+/// One wave that was applied, in the same shape; what follows from it is not foreseen.
+pub fn wave_json(wave: &Plan) -> Value {
+    json!({"waves": [one_wave(wave)], "changes": !wave.is_empty()})
+}
+
+fn one_wave(wave: &Plan) -> Value {
+    let steps: Vec<Value> = wave.steps.iter().map(step_json).collect();
+    let waiting: Vec<Value> = wave
+        .waiting
+        .iter()
+        .map(|w| json!({"object": w.object.to_string(), "kind": w.kind, "reason": w.reason, "until": w.until}))
+        .collect();
+    json!({"steps": steps, "waiting": waiting})
 }
 
 /// One step as JSON.

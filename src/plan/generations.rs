@@ -44,7 +44,8 @@ impl<'a> Planner<'a> {
             if settings.start {
                 let action = NginxAction::QuitOrphans { pids: pids.clone() };
                 let cause = format!("nginx's master is gone, and its workers {list} go on serving and hold the ports");
-                return self.step(ObjectKey::Nginx, Action::Nginx(action), cause);
+                self.step(ObjectKey::Nginx, Action::Nginx(action), cause);
+                return self.mark_drift();
             }
             let reason = format!(
                 "nginx's master is gone, and its workers {list} go on serving and hold the ports; end them (kill -QUIT) and start nginx"
@@ -76,6 +77,9 @@ impl<'a> Planner<'a> {
         {
             return Some((id.clone(), None));
         }
+        // The content is what was wanted before: somebody changed the files or the link.
+        let loaded_same = matches!(&nginx.loaded, Loaded::Generation(id) if id.hash == hash);
+        let drift = loaded_same || current.is_some_and(|(id, _)| id.hash == hash);
         let cause = match (&nginx.current, current) {
             (None, _) => "there is no generation yet".to_owned(),
             (Some(id), None) => format!("`current` points at {id}, which is not there"),
@@ -89,6 +93,9 @@ impl<'a> Planner<'a> {
         if let Some((id, _)) = same.iter().rfind(|(_, generation)| usable(generation)) {
             let switch = NginxAction::SwitchGeneration { id: (*id).clone() };
             self.step(ObjectKey::Nginx, Action::Nginx(switch), cause.clone());
+            if drift {
+                self.mark_drift();
+            }
             return Some(((*id).clone(), Some(cause)));
         }
         let number = same.iter().map(|(id, _)| id.number).max().unwrap_or(0);
@@ -107,6 +114,9 @@ impl<'a> Planner<'a> {
             Ok(generation) => {
                 let write = NginxAction::WriteGeneration(Box::new(generation));
                 self.step(ObjectKey::Nginx, Action::Nginx(write), cause.clone());
+                if drift {
+                    self.mark_drift();
+                }
                 let switch = NginxAction::SwitchGeneration { id: id.clone() };
                 self.step(ObjectKey::Nginx, Action::Nginx(switch), "it passed the check");
                 Some((id, Some(cause)))
@@ -134,12 +144,16 @@ impl<'a> Planner<'a> {
             NginxProcess::Stopped if start => {
                 let action = NginxAction::Start { expect: id };
                 self.step(ObjectKey::Nginx, Action::Nginx(action), "nginx does not run");
+                if switched.is_none() {
+                    self.mark_drift();
+                }
             }
             NginxProcess::Stopped => {
                 let reason = "nginx does not run; start it, or set `nginx.start: true`";
                 self.wait(ObjectKey::Nginx, "nginx_stopped", reason);
             }
             NginxProcess::Running { .. } | NginxProcess::Orphans { .. } => {
+                let drift = switched.is_none();
                 let cause = match (&nginx.loaded, switched) {
                     (Loaded::Generation(loaded), _) if *loaded == id => return,
                     (_, Some(cause)) => cause,
@@ -151,6 +165,9 @@ impl<'a> Planner<'a> {
                 };
                 let action = NginxAction::Reload { expect: id };
                 self.step(ObjectKey::Nginx, Action::Nginx(action), cause);
+                if drift {
+                    self.mark_drift();
+                }
             }
         }
     }

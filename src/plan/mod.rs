@@ -81,7 +81,8 @@ pub struct Step {
     pub action: Action,
     /// Why, in words.
     pub cause: String,
-    /// The world differs from what an earlier pass had made (drift), as opposed to a changed spec.
+    /// The world differs from what an earlier pass had made, as opposed to a changed spec. For nginx the planner can tell;
+    /// for the others the loop, which knows whether it had converged on this spec.
     pub drift: bool,
     /// `old => new` lines for the plan's text.
     pub changes: Vec<Change>,
@@ -106,6 +107,18 @@ pub struct Waiting {
     pub until: Option<Timestamp>,
 }
 
+impl Waiting {
+    /// It keeps the world from being what the spec says. The others are only worth knowing.
+    pub fn blocks(&self) -> bool {
+        kind_blocks(self.kind)
+    }
+}
+
+/// The same for the kind alone, as `status` reports it.
+pub fn kind_blocks(kind: &str) -> bool {
+    !matches!(kind, "empty" | "maintenance" | "volume_differs")
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     pub steps: Vec<Step>,
@@ -115,5 +128,10 @@ pub struct Plan {
 impl Plan {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// Nothing is to be done, and nothing that matters waits.
+    pub fn converged(&self) -> bool {
+        self.steps.is_empty() && !self.waiting.iter().any(Waiting::blocks)
     }
 }

@@ -56,6 +56,13 @@ impl<'a> Planner<'a> {
         self.plan.steps.push(Step { object, action, cause: cause.into(), drift: false, changes });
     }
 
+    /// The step just planned corrects something that was changed behind our back.
+    pub fn mark_drift(&mut self) {
+        if let Some(step) = self.plan.steps.last_mut() {
+            step.drift = true;
+        }
+    }
+
     pub fn wait(&mut self, object: ObjectKey, kind: &'static str, reason: impl Into<String>) {
         self.plan.waiting.push(Waiting { object, reason: reason.into(), kind, until: None });
     }
