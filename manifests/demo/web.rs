@@ -231,7 +231,7 @@ impl Server {
                 self.told_to_fail.store(false, Ordering::Relaxed);
                 Answer::ok("from now on healthy\n")
             }
-            "/headers" => Answer::ok(request.head.clone()),
+            "/headers" => Answer::ok(format!("{}\n", request.head)),
             _ => Answer::ok(self.banner()),
         };
         if request.method == "POST" && !request.path.starts_with("/health/") {
@@ -274,16 +274,17 @@ async fn serve(listen: SocketAddr) -> io::Result<()> {
         listener.local_addr()?
     );
 
+    let welcome = |stream| {
+        let connection = Connection::new(stream, server.clone(), stopping.clone());
+        tokio::spawn(async move {
+            // A peer that goes away or talks nonsense has been answered as far as it can be.
+            let _ = connection.run().await;
+        })
+    };
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let connection = Connection::new(stream, server.clone(), stopping.clone());
-                    tokio::spawn(async move {
-                        // A peer that goes away or talks nonsense has been answered as far as it can be.
-                        let _ = connection.run().await;
-                    });
-                }
+                Ok((stream, _)) => drop(welcome(stream)),
                 // Out of descriptors, or a peer that gave up while it waited: the next one may fare better.
                 Err(_) => sleep(Duration::from_millis(20)).await,
             },
@@ -292,6 +293,10 @@ async fn serve(listen: SocketAddr) -> io::Result<()> {
         }
     }
 
+    // What the kernel has accepted already would be reset with the listener.
+    while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
+        welcome(stream);
+    }
     drop(listener);
     drop(stopping);
     let _ = stop.send(true);
