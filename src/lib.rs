@@ -21,6 +21,7 @@
 pub mod backend;
 pub mod cli;
 pub mod http;
+pub mod lock;
 pub mod metrics;
 pub mod observed;
 pub mod pass;
