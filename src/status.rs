@@ -503,4 +503,4 @@ fn service_of_registration(spec: &Spec, observed: &Observed, id: &str) -> Option
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

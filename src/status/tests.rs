@@ -1,3 +1,5 @@
+//! Tests, and a small world that other modules' tests use, too.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use crate::spec::container::ConfigHash;
 use crate::spec::upstream::{CatalogQuery, Listen};
 use crate::spec::{ContainerConfig, Protocol, Register, RegisterAddress, Service, UpdateConfig, Upstream};
 
-fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).expect("a time in range")
 }
 
@@ -63,7 +65,7 @@ fn upstream() -> Upstream {
     }
 }
 
-fn spec() -> Spec {
+pub(crate) fn spec() -> Spec {
     let mut spec = Spec::empty("shop");
     spec.digest = "d1".to_owned();
     for service in [service("web", 4, true), service("db", 1, false)] {
@@ -131,7 +133,7 @@ fn id(number: u32) -> GenerationId {
 }
 
 /// Four replicas: one good, one draining, one unhealthy, one that was never registered; the first two are routed.
-fn observed() -> Observed {
+pub(crate) fn observed() -> Observed {
     let containers = [
         container("web", 1, Health::Healthy),
         container("web", 2, Health::Healthy),
@@ -187,7 +189,7 @@ fn observed() -> Observed {
     }
 }
 
-fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     let waiting = |object, reason: &str, kind, until| Waiting { object, reason: reason.to_owned(), kind, until };
     Plan {
         steps: Vec::new(),
