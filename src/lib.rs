@@ -23,6 +23,7 @@ pub mod backend;
 pub mod cli;
 pub mod controller;
 pub mod http;
+pub mod lock;
 pub mod metrics;
 pub mod model;
 pub mod observed;

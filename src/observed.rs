@@ -383,6 +383,9 @@ pub struct Nginx {
     pub included: bool,
     /// Path of the main configuration.
     pub config: String,
+    /// `worker_shutdown_timeout` of the main configuration; without one, a worker that is shutting down lives until its
+    /// last connection closes.
+    pub worker_shutdown_timeout: Option<String>,
     pub process: NginxProcess,
     /// What `current` points at.
     pub current: Option<GenerationId>,
