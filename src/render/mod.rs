@@ -1,36 +1,312 @@
-//! Rendering: from routed upstreams to the text of a generation. Pure.
+//! Rendering: upstreams with their endpoints become the files of a generation. Pure.
+//!
+//! Owns nginx's language in both directions: `scene` (what is to be said, values checked), the template (how it is laid
+//! out), `quote` (nothing breaks out of its place), `syntax` (reading it back, and reading main configurations).
+//! It must not read or write files, ask nginx, or know what is loaded: that is `backend::nginx`.
+
+pub mod directives;
+pub mod quote;
+pub mod scene;
+pub mod syntax;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::observed::{GenerationId, RoutedUpstream};
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::observed::{GenerationId, Manifest, RoutedUpstream};
 use crate::plan::action::NewGeneration;
+use crate::spec::container::hex;
 use crate::spec::Owner;
 
-#[derive(Debug)]
-pub struct Renderer;
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct RenderError(pub String);
+/// The template that is used when the settings name none.
+pub const BUILT_IN: &str = include_str!("../../config/generation.conf.j2");
+/// Its name in errors.
+pub const BUILT_IN_NAME: &str = "config/generation.conf.j2";
+
+/// Raised when `scene` starts to give templates something else for the same upstreams: the generations made by an older
+/// reeve are then rendered anew.
+const SCENE_VERSION: &str = "reeve:v1:generation";
+
+/// Fuel for one file: enough for an upstream with 100,000 endpoints, and used up by an endless loop within a second.
+const FUEL: u64 = 5_000_000;
+
+/// The file that the main configuration includes, and the only one at a generation's top level.
+pub const ENTRY_FILE: &str = "reeve.conf";
+
+const MACROS: [&str; 3] = ["main", "upstream", "server"];
+
+/// Why nothing was rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// These upstreams cannot be rendered; without them the others can. See `Renderer::faults`.
+    #[error("{}", list(.0))]
+    Upstreams(BTreeMap<String, String>),
+    /// An error of the template. `upstreams`: those whose file was being rendered; empty when it is not theirs.
+    #[error("template {place}: {reason}")]
+    Template { place: String, reason: String, upstreams: Vec<String> },
+    /// A value that all files share: the folder, the owner, the probe.
+    #[error("{0}")]
+    Shared(String),
+}
+
+fn list(faults: &BTreeMap<String, String>) -> String {
+    let lines: Vec<String> = faults.iter().map(|(name, reason)| format!("upstream {name}: {reason}")).collect();
+    lines.join("\n")
+}
+
+/// A compiled template.
+pub struct Renderer {
+    environment: Environment<'static>,
+    name: String,
+    source: String,
+    digest: String,
+}
+
+impl std::fmt::Debug for Renderer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renderer").field("name", &self.name).field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
 
 impl Renderer {
+    /// Compiles a template. `name` is its path, for errors.
+    ///
+    /// # Errors
+    /// A template that does not parse, or lacks one of the three macros.
+    pub fn new(source: &str, name: &str) -> Result<Self, RenderError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_fuel(Some(FUEL));
+        // Never on: with it, errors carry the values of variables.
+        environment.set_debug(false);
+        // Not HTML; but any mode other than `None` keeps apart what a filter has made harmless from what nobody has looked at.
+        environment.set_auto_escape_callback(|_| AutoEscape::Custom("nginx".into()));
+        environment.set_formatter(write_value);
+        environment.add_filter("quote", |value: Value| filter(&value, |text| quote::quote(text).map(|text| text.into_owned())));
+        environment.add_filter("words", |value: Value| filter(&value, quote::words));
+        environment.add_filter("plain", |value: Value| filter(&value, |text| quote::check(text).map(str::to_owned)));
+        let syntax = minijinja::syntax::SyntaxConfig::builder()
+            .keep_trailing_newline(true)
+            .build()
+            .map_err(|error| RenderError::Shared(format!("the template engine refused its own settings: {error}")))?;
+        environment.set_syntax(syntax);
+        let digest = hex(&Sha256::digest(source.as_bytes()));
+        let mut renderer = Self { environment, name: name.to_owned(), source: source.to_owned(), digest };
+        let added = renderer.environment.add_template_owned(name.to_owned(), source.to_owned());
+        added.map_err(|error| renderer.template_error(&error, &[]))?;
+        let exports: Vec<String> = {
+            let template = renderer.environment.get_template(name);
+            let template = template.map_err(|error| renderer.template_error(&error, &[]))?;
+            let captured = template.render_captured(()).map_err(|error| renderer.template_error(&error, &[]))?;
+            captured.state().exports().into_iter().map(str::to_owned).collect()
+        };
+        if let Some(missing) = MACROS.iter().find(|wanted| !exports.iter().any(|have| have == *wanted)) {
+            return Err(RenderError::Template {
+                place: name.to_owned(),
+                reason: format!("it defines no macro `{missing}`; it needs {}", MACROS.join(", ")),
+                upstreams: Vec::new(),
+            });
+        }
+        Ok(renderer)
+    }
+
+    /// Digest of the template's source, in hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The first part of a generation's id: 12 hexadecimal digits over all that the generation is rendered from, so that
+    /// a planner can tell that nothing changed without rendering.
     pub fn generation_hash(
         &self,
-        _owner: &Owner,
-        _upstreams: &BTreeMap<String, RoutedUpstream>,
-        _probe: SocketAddr,
+        owner: &Owner,
+        upstreams: &BTreeMap<String, RoutedUpstream>,
+        probe: SocketAddr,
     ) -> String {
-        String::new()
+        let mut sha = Sha256::new();
+        for part in [SCENE_VERSION, &self.digest, &owner.to_string(), &probe.to_string()] {
+            sha.update(part.as_bytes());
+            sha.update([0]);
+        }
+        let mut json = Vec::with_capacity(64 * 1024);
+        for (name, upstream) in upstreams {
+            json.clear();
+            serde_json::to_writer(&mut json, &(name, upstream))
+                .expect("maps have string keys, and writing to memory cannot fail");
+            sha.update(&json);
+            sha.update([0]);
+        }
+        hex(&sha.finalize()[..6])
     }
+
+    /// Why single upstreams cannot be rendered, by name; empty: all can. The rest can be rendered without them.
+    pub fn faults(
+        &self,
+        owner: &Owner,
+        upstreams: &BTreeMap<String, RoutedUpstream>,
+        probe: SocketAddr,
+    ) -> BTreeMap<String, String> {
+        scene::build(owner, upstreams, probe).1
+    }
+
+    /// Renders every file of the generation `id`, which will stand in `generations_folder/<id>`.
+    ///
+    /// # Errors
+    /// Upstreams at fault (all of them), an error of the template, a folder whose path cannot be written into a
+    /// configuration.
     pub fn render(
         &self,
         id: &GenerationId,
-        _owner: &Owner,
-        _upstreams: &BTreeMap<String, RoutedUpstream>,
-        _probe: SocketAddr,
-        _generations: &Path,
+        owner: &Owner,
+        upstreams: &BTreeMap<String, RoutedUpstream>,
+        probe: SocketAddr,
+        generations_folder: &Path,
     ) -> Result<NewGeneration, RenderError> {
-        Err(RenderError(id.to_string()))
+        let folder = checked_folder(generations_folder)?;
+        quote::check(&owner.to_string())
+            .map_err(|refused| RenderError::Shared(format!("the owner {owner} {refused}; set another `node`")))?;
+        let (scene, faults) = scene::build(owner, upstreams, probe);
+        if !faults.is_empty() {
+            return Err(RenderError::Upstreams(faults));
+        }
+
+        let mut files: BTreeMap<String, Arc<str>> = BTreeMap::new();
+        for upstream in &scene.upstreams {
+            let text = self.call("upstream", upstream, std::slice::from_ref(&upstream.title))?;
+            files.insert(format!("files/upstream-{}.conf", upstream.title), text);
+        }
+        for server in &scene.servers {
+            files.insert(format!("files/{}", server.file), self.call("server", server, &server.members)?);
+        }
+        let main = Main {
+            id: id.to_string(),
+            owner: owner.to_string(),
+            probe: probe.to_string(),
+            files: files.keys().map(|file| format!("{folder}/{id}/{file}")).collect(),
+        };
+        files.insert(ENTRY_FILE.to_owned(), self.call("main", &main, &[])?);
+
+        let manifest = Manifest {
+            owner: owner.to_string(),
+            template: self.digest.clone(),
+            upstreams: upstreams.clone(),
+            files: BTreeMap::new(),
+        };
+        Ok(NewGeneration { id: id.clone(), manifest, files })
     }
+
+    /// Calls one macro of the template, with fuel of its own.
+    fn call(&self, name: &str, argument: &impl Serialize, upstreams: &[String]) -> Result<Arc<str>, RenderError> {
+        let rendered = self.environment.get_template(&self.name).and_then(|template| {
+            let mut captured = template.render_captured(())?;
+            captured.with_state_mut(|state| state.call_macro(name, &[Value::from(minijinja::value::Serde(argument))]))
+        });
+        rendered.map(Arc::from).map_err(|error| self.template_error(&error, upstreams))
+    }
+
+    /// File, line and the line itself. The engine's own details may hold values, so only those that cannot are shown.
+    fn template_error(&self, error: &minijinja::Error, upstreams: &[String]) -> RenderError {
+        let name = error.name().unwrap_or(&self.name);
+        let place = error.line().map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+        let own = std::error::Error::source(error).and_then(|source| source.downcast_ref::<NotHarmless>());
+        let mut reason = match (own, error.kind()) {
+            (Some(own), _) => own.to_string(),
+            (
+                None,
+                kind @ (ErrorKind::SyntaxError
+                | ErrorKind::UnknownFilter
+                | ErrorKind::UnknownTest
+                | ErrorKind::UnknownFunction
+                | ErrorKind::TemplateNotFound),
+            ) => error.detail().map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}")),
+            (None, kind) => kind.to_string(),
+        };
+        let line = error.line().and_then(|line| self.source.lines().nth(line - 1));
+        if let Some(line) = line.filter(|_| name == self.name) {
+            reason.push_str("\n    ");
+            reason.push_str(line.trim());
+        }
+        RenderError::Template { place, reason, upstreams: upstreams.to_vec() }
+    }
+}
+
+#[derive(Serialize)]
+struct Main {
+    id: String,
+    owner: String,
+    probe: String,
+    files: Vec<String>,
+}
+
+/// A value that a template wrote, or gave to a filter, and that could break out of its place. Never holds the value.
+#[derive(Debug, thiserror::Error)]
+enum NotHarmless {
+    #[error("the value {0}; use the filter `quote` (one word) or `words` (several)")]
+    Written(quote::Refused),
+    #[error("the value {0}")]
+    Filtered(quote::Refused),
+    #[error("a {0} cannot be written; use for example {{{{ 'on' if x else 'off' }}}}")]
+    Kind(&'static str),
+}
+
+impl From<NotHarmless> for minijinja::Error {
+    fn from(error: NotHarmless) -> Self {
+        Self::new(ErrorKind::InvalidOperation, "not harmless").with_source(error)
+    }
+}
+
+/// Writes `{{ value }}`: what a filter made harmless, numbers, and strings that are harmless in any place.
+fn write_value(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(), minijinja::Error> {
+    use minijinja::value::ValueKind;
+    let written = match value.kind() {
+        ValueKind::Undefined => return Err(ErrorKind::UndefinedError.into()),
+        ValueKind::None => return Err(NotHarmless::Kind("none").into()),
+        ValueKind::Bool => return Err(NotHarmless::Kind("boolean").into()),
+        ValueKind::Number => out.write_str(&value.to_string()),
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            if !value.is_safe() {
+                quote::check(text).map_err(NotHarmless::Written)?;
+            }
+            out.write_str(text)
+        }
+        _ => return Err(NotHarmless::Kind("list or map").into()),
+    };
+    written.map_err(|error| minijinja::Error::new(ErrorKind::WriteFailure, "no room").with_source(error))
+}
+
+/// A filter: text in, harmless text out.
+fn filter(
+    value: &Value,
+    make: impl FnOnce(&str) -> Result<String, quote::Refused>,
+) -> Result<Value, minijinja::Error> {
+    let made = match value.as_str() {
+        Some(text) => make(text),
+        None if value.is_number() => make(&value.to_string()),
+        None if value.is_undefined() => return Err(ErrorKind::UndefinedError.into()),
+        None => return Err(NotHarmless::Kind("value that is not text").into()),
+    };
+    Ok(Value::from_safe_string(made.map_err(NotHarmless::Filtered)?))
+}
+
+/// nginx takes `*`, `?` and `[` in an include for a pattern, also when they are quoted.
+fn checked_folder(folder: &Path) -> Result<&str, RenderError> {
+    let refuse = |why: &str| RenderError::Shared(format!("the folder {} {why}; set another `directory`", folder.display()));
+    let text = folder.to_str().ok_or_else(|| refuse("is not UTF-8"))?;
+    if !text.starts_with('/') {
+        return Err(refuse("is not absolute"));
+    }
+    if text.contains(['*', '?', '[', ']']) {
+        return Err(refuse("holds one of * ? [ ], which nginx takes for a pattern"));
+    }
+    quote::quote(text).map_err(|refused| refuse(&refused.to_string()))?;
+    Ok(text.trim_end_matches('/'))
 }
