@@ -14,10 +14,10 @@ use crate::live::{Live, generations_folder};
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
 use crate::plan::{self, Context, NginxContext, Plan, Removals, Teardown};
-use crate::render::Renderer;
+use crate::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
 use crate::settings::{NginxMode, Settings};
 use crate::spec::{Owner, Spec};
-use crate::world::{Execute as _, Observe};
+use crate::world::Observe;
 
 pub struct Engine {
     pub settings: Settings,
@@ -40,7 +40,7 @@ impl Engine {
     pub fn new(settings: Settings, project: &str) -> anyhow::Result<Self> {
         let owner = Owner { project: project.to_owned(), node: settings.node.clone() };
         let renderer = match &settings.nginx.template {
-            None => Renderer::built_in(),
+            None => Renderer::new(BUILT_IN, BUILT_IN_NAME)?,
             Some(path) => {
                 let source = std::fs::read_to_string(path).map_err(|error| {
                     anyhow::anyhow!("nginx.template: {} cannot be read: {error}", path.display())
@@ -101,13 +101,14 @@ impl Engine {
     }
 
     /// One pass: observe, plan, hold what is in backoff, apply. `select` may take steps out of the plan (a saved plan does
-    /// nothing that it does not list), or mark them.
+    /// nothing that it does not list), or mark them. With `dry` nothing is applied.
     pub async fn pass(
         &self,
         spec: &Spec,
         orders: Orders,
         backoff: &mut Backoff,
         stop: &CancellationToken,
+        dry: bool,
         select: impl FnOnce(&mut Plan),
         report: &(dyn Fn(&Applied) + Send + Sync),
     ) -> Pass {
@@ -116,7 +117,7 @@ impl Engine {
         let (observed, mut plan, now) = self.look(spec, orders).await;
         let held = backoff.filter(&mut plan, now);
         select(&mut plan);
-        let applied = apply(&self.world, &plan.steps, stop, report).await;
+        let applied = if dry { Vec::new() } else { apply(&self.world, &plan.steps, stop, report).await };
         let failed_at = Timestamp::now();
         for entry in &applied {
             match &entry.result {

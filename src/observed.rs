@@ -402,6 +402,27 @@ pub struct Nginx {
     pub tls: BTreeMap<String, BTreeMap<String, Result<String, String>>>,
 }
 
+impl Nginx {
+    /// What stands for nginx with `nginx.mode: off`: nothing of ours is loaded, and never will be.
+    pub fn off(now: Timestamp) -> Self {
+        Self {
+            version: String::new(),
+            include_line: String::new(),
+            included: true,
+            config: String::new(),
+            process: NginxProcess::Stopped,
+            current: None,
+            generations: BTreeMap::new(),
+            loaded: Loaded::Nothing,
+            loaded_since: now,
+            retiring_workers: 0,
+            listens: BTreeMap::new(),
+            tls: BTreeMap::new(),
+            worker_shutdown_timeout: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NginxProcess {
     Stopped,

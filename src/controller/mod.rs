@@ -102,28 +102,18 @@ impl Controller {
         let spec = self.source.spec().clone();
         let orders = Orders { removals: Removals::Held, teardown: None };
         let converged_before = state.converged_on.as_deref() == Some(spec.digest.as_str());
-        let observe_only = self.observe_only;
         let shared = self.shared.clone();
         let report = move |applied: &Applied| {
             shared.heartbeat();
             log_applied(applied);
         };
-        let mut drifting = None;
-        let select = |plan: &mut Plan| {
-            mark_drift(plan, converged_before);
-            if observe_only {
-                drifting = Some(std::mem::take(&mut plan.steps));
-            }
-        };
-        let pass = engine.pass(&spec, orders, &mut state.backoff, stop, select, &report);
+        let select = |plan: &mut Plan| mark_drift(plan, converged_before);
+        let pass = engine.pass(&spec, orders, &mut state.backoff, stop, self.observe_only, select, &report);
         tokio::pin!(pass);
         let mut pass = tokio::select! {
             pass = &mut pass => pass,
             () = stop.cancelled() => tokio::time::timeout(STOP_GRACE, pass).await.ok()?,
         };
-        if let Some(steps) = drifting {
-            pass.plan.steps = steps;
-        }
         pass.changed_at = state.changed_at;
         Some(pass)
     }

@@ -1,6 +1,6 @@
 //! Generations: write → check → switch → load, and what to do about an nginx that is stopped, orphaned or a stranger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use std::time::Duration;
@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::ObjectKey;
 use super::action::{Action, NginxAction};
 use super::planner::{Planner, after};
-use crate::observed::{Generation, GenerationId, Loaded, Nginx, NginxProcess};
+use crate::observed::{Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess, RoutedUpstream};
+
+type Routes = BTreeMap<String, RoutedUpstream>;
 
 /// A refused generation is tried again after this time: the fault may have been outside of it (the user's own file).
 const RETRY_REJECTED: Duration = Duration::from_secs(30);
@@ -52,12 +54,30 @@ impl<'a> Planner<'a> {
             );
             return self.wait(ObjectKey::Nginx, "orphans", reason);
         }
-        let wanted = self.wanted_routes(nginx);
+        let mut wanted = self.wanted_routes(nginx);
+        self.keep_last_good(nginx, &mut wanted);
         let hash = settings.renderer.generation_hash(&self.context.owner, &wanted, settings.probe);
         if let Some((id, cause)) = self.generation_in_place(nginx, &hash, wanted) {
             self.load(nginx, id, cause);
         }
         self.remove_old(nginx, &hash);
+    }
+
+    /// An upstream that cannot be rendered waits with that reason and keeps what it had; the others go on.
+    fn keep_last_good(&mut self, nginx: &'a Nginx, wanted: &mut Routes) {
+        let Some(settings) = &self.context.nginx else { return };
+        let current = nginx.current.as_ref().and_then(|id| nginx.generations.get(id));
+        if current.is_some_and(|generation| generation.manifest.upstreams == *wanted) {
+            // It was rendered already.
+            return;
+        }
+        for (name, fault) in settings.renderer.faults(&self.context.owner, wanted, settings.probe) {
+            self.wait(ObjectKey::Upstream(name.clone()), "refused", format!("it cannot be rendered: {fault}"));
+            wanted.remove(&name);
+            if let Some(before) = current.and_then(|generation| generation.manifest.upstreams.get(&name)) {
+                wanted.insert(name, before.clone());
+            }
+        }
     }
 
     /// Sees to it that `current` points at an intact generation with this content. The generation, and why it was
@@ -66,7 +86,7 @@ impl<'a> Planner<'a> {
         &mut self,
         nginx: &'a Nginx,
         hash: &str,
-        wanted: std::collections::BTreeMap<String, crate::observed::RoutedUpstream>,
+        wanted: Routes,
     ) -> Option<(GenerationId, Option<String>)> {
         let settings = self.context.nginx.as_ref()?;
         let current = nginx.current.as_ref().and_then(|id| Some((id, nginx.generations.get(id)?)));
@@ -200,8 +220,8 @@ impl<'a> Planner<'a> {
 
 /// Why a new generation is needed, in words: which upstreams differ.
 fn route_changes(
-    old: &std::collections::BTreeMap<String, crate::observed::RoutedUpstream>,
-    new: &std::collections::BTreeMap<String, crate::observed::RoutedUpstream>,
+    old: &Routes,
+    new: &Routes,
 ) -> String {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let mut causes = Vec::new();
@@ -211,7 +231,7 @@ fn route_changes(
             (Some(_), None) => causes.push(format!("upstream {name} is not wanted any more")),
             (Some(old), Some(new)) if old.upstream != new.upstream => causes.push(format!("upstream {name} changed")),
             (Some(old), Some(new)) if old.endpoints != new.endpoints => {
-                let of = |endpoints: &[crate::observed::Endpoint]| {
+                let of = |endpoints: &[Endpoint]| {
                     endpoints.iter().map(ToString::to_string).collect::<BTreeSet<_>>()
                 };
                 let (before, after) = (of(&old.endpoints), of(&new.endpoints));

@@ -3,7 +3,7 @@
 //! Owns their names and their text. Compose's own labels are never written, so that `docker compose` does not take our
 //! containers for its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::observed::ChosenPort;
 use crate::plan::action::NewContainer;
@@ -20,6 +20,7 @@ pub(super) const CONFIG: &str = "reeve.config";
 const IMAGE: &str = "reeve.image";
 const PORTS: &str = "reeve.ports";
 const REGISTERS: &str = "reeve.registers";
+const DEPENDS_ON: &str = "reeve.depends_on";
 /// JSON list of the paths that are copied in between creation and start: without them it must not start.
 const FILES: &str = "reeve.files";
 
@@ -33,6 +34,7 @@ pub(super) struct Marks {
     pub(super) image_id: String,
     pub(super) chosen_ports: Vec<ChosenPort>,
     pub(super) registers: bool,
+    pub(super) depends_on: BTreeSet<String>,
     pub(super) files: Vec<String>,
 }
 
@@ -49,6 +51,7 @@ impl Marks {
             image_id: text(IMAGE)?,
             chosen_ports: serde_json::from_str(&text(PORTS)?).ok()?,
             registers: text(REGISTERS)? == "true",
+            depends_on: serde_json::from_str(&text(DEPENDS_ON)?).ok()?,
             files: match labels.get(FILES) {
                 None => Vec::new(),
                 Some(files) => serde_json::from_str(files).ok()?,
@@ -78,6 +81,7 @@ pub(super) fn of_container(new: &NewContainer, owner: &Owner, image_id: &str) ->
         (IMAGE.to_owned(), image_id.to_owned()),
         (PORTS.to_owned(), json(serde_json::to_string(&new.host_ports))),
         (REGISTERS.to_owned(), new.registers.to_string()),
+        (DEPENDS_ON.to_owned(), json(serde_json::to_string(&new.depends_on))),
     ]);
     let files: Vec<_> = copied(&new.config.files).map(|file| file.target.as_str()).collect();
     if !files.is_empty() {

@@ -255,10 +255,10 @@ fn from_list(listed: &Listed, marks: &Marks, now: Timestamp) -> Container {
         "restarting" => ContainerState::Restarting,
         "removing" => ContainerState::Removing,
         "dead" => ContainerState::Dead,
-        "exited" => ContainerState::Exited { code: exit_code(status), finished_at: None },
+        "exited" => ContainerState::Exited { code: exit_code(status), started_at: None, finished_at: None },
         "running" => ContainerState::Running { started_at: now },
         _ if status.starts_with("Up") => ContainerState::Running { started_at: now },
-        _ => ContainerState::Exited { code: exit_code(status), finished_at: None },
+        _ => ContainerState::Exited { code: exit_code(status), started_at: None, finished_at: None },
     };
     container.health = if status.contains("(healthy)") {
         Health::Healthy
@@ -283,6 +283,7 @@ fn skeleton(listed: &Listed, marks: &Marks) -> Container {
         image_id: marks.image_id.clone(),
         chosen_ports: marks.chosen_ports.clone(),
         registers: marks.registers,
+        depends_on: marks.depends_on.clone(),
         state: ContainerState::Created,
         health: Health::None,
         networks: listed.network_settings.endpoints(),
@@ -303,7 +304,11 @@ fn state(inspected: &Inspected) -> ContainerState {
     let state = &inspected.state;
     // An engine that says "running" without a time: the wait is prolonged, not cut short.
     let started_at = || wire::time(&state.started_at).unwrap_or_else(Timestamp::now);
-    let exited = || ContainerState::Exited { code: state.exit_code, finished_at: wire::time(&state.finished_at) };
+    let exited = || ContainerState::Exited {
+        code: state.exit_code,
+        started_at: wire::time(&state.started_at),
+        finished_at: wire::time(&state.finished_at),
+    };
     match state.status.as_str() {
         "created" => ContainerState::Created,
         "running" => ContainerState::Running { started_at: started_at() },
