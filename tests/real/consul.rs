@@ -1,9 +1,10 @@
 //! The consul backend against real agents, each of its own: free ports, own folder, killed at the end.
 
+mod agent;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,127 +14,15 @@ use reeve::backend::consul::Consul;
 use reeve::observed::{self, CheckStatus, Instance, Interest, Maintenance, Registration, View};
 use reeve::plan::ConsulAction;
 use reeve::plan::action::{NewRegistration, WantedCheck};
-use reeve::settings::ConsulSettings;
 use reeve::spec::upstream::CatalogQuery;
 use reeve::spec::{Check, CheckAddress, CheckKind, Owner};
 use reeve::world::{ActionError, Wake};
 use serde_json::{Value, json};
-use tempfile::TempDir;
+
+use agent::{Agent, Mode};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SERVICE: &str = "nginx";
-
-/// How an agent is run. `-dev` keeps nothing on disk.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Dev,
-    Server,
-    /// One of two servers, of which the other never comes: no leader.
-    Leaderless,
-}
-
-struct Agent {
-    mode: Mode,
-    folder: TempDir,
-    http: u16,
-    process: Child,
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl Agent {
-    fn start(mode: Mode, extra: &Value) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        // Held together, so that they differ.
-        let free: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind((HERE, 0)).expect("a free port")).collect();
-        let ports: Vec<u16> = free.iter().map(|port| port.local_addr().expect("it is bound").port()).collect();
-        let mut config = json!({
-            "node_name": "t1",
-            "bind_addr": "127.0.0.1",
-            "client_addr": "127.0.0.1",
-            "addresses": { "http": format!("127.0.0.1 unix://{}/http.sock", folder.path().display()) },
-            "ports": { "http": ports[0], "server": ports[1], "serf_lan": ports[2], "serf_wan": ports[3], "dns": -1, "grpc": -1 },
-            "performance": { "raft_multiplier": 1 },
-            "log_level": "warn",
-            "disable_update_check": true,
-        });
-        if mode != Mode::Dev {
-            config["server"] = true.into();
-            config["bootstrap_expect"] = if mode == Mode::Server { 1 } else { 2 }.into();
-            config["data_dir"] = folder.path().join("data").to_string_lossy().into();
-        }
-        for (key, value) in extra.as_object().into_iter().flatten() {
-            match (config.get_mut(key).and_then(Value::as_object_mut), value.as_object()) {
-                (Some(into), Some(from)) => into.extend(from.clone()),
-                _ => config[key] = value.clone(),
-            }
-        }
-        std::fs::write(folder.path().join("agent.json"), config.to_string()).expect("a file");
-        drop(free);
-        let process = run(mode, folder.path());
-        Self { mode, folder, http: ports[0], process }
-    }
-
-    /// An agent with a leader that has registered itself.
-    async fn ready(mode: Mode) -> (Self, Consul) {
-        let agent = Self::start(mode, &json!({}));
-        let consul = agent.consul();
-        ready(&consul).await;
-        (agent, consul)
-    }
-
-    fn kill(&mut self) {
-        // It has ended already when this fails.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-
-    fn restart(&mut self) {
-        self.kill();
-        self.process = run(self.mode, self.folder.path());
-    }
-
-    fn settings(&self) -> ConsulSettings {
-        ConsulSettings {
-            address: format!("http://127.0.0.1:{}", self.http),
-            token: None,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-        }
-    }
-
-    fn consul(&self) -> Consul {
-        Consul::new(&self.settings(), owner("shop")).expect("good settings")
-    }
-
-    /// As somebody else would write.
-    async fn put(&self, path: &str, body: Value) {
-        let url = format!("http://127.0.0.1:{}{path}", self.http);
-        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().expect("a client");
-        let response = client.put(url).json(&body).send().await.expect("the agent answers");
-        assert!(response.status().is_success(), "{path}: {}", response.status());
-    }
-}
-
-fn run(mode: Mode, folder: &Path) -> Child {
-    let log = std::fs::File::create(folder.join("log")).expect("a file");
-    let mut command = Command::new("consul");
-    command.args(["agent", "-config-file"]).arg(folder.join("agent.json"));
-    if mode == Mode::Dev {
-        command.arg("-dev");
-    }
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a handle"))
-        .stderr(log)
-        .spawn()
-        .expect("`consul` is on PATH (`make demo` installs it)")
-}
 
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
