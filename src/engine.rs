@@ -42,9 +42,8 @@ impl Engine {
         let renderer = match &settings.nginx.template {
             None => Renderer::new(BUILT_IN, BUILT_IN_NAME)?,
             Some(path) => {
-                let source = std::fs::read_to_string(path).map_err(|error| {
-                    anyhow::anyhow!("nginx.template: {} cannot be read: {error}", path.display())
-                })?;
+                let source = std::fs::read_to_string(path)
+                    .map_err(|error| anyhow::anyhow!("nginx.template: {} cannot be read: {error}", path.display()))?;
                 Renderer::new(&source, &path.display().to_string())?
             }
         };
@@ -123,7 +122,8 @@ impl Engine {
             match &entry.result {
                 Ok(()) => backoff.succeeded(&entry.object),
                 Err(error) => {
-                    let step = plan.steps.iter().find(|step| step.object == entry.object && step.action.kind() == entry.kind);
+                    let step =
+                        plan.steps.iter().find(|step| step.object == entry.object && step.action.kind() == entry.kind);
                     if let Some(step) = step {
                         backoff.failed(step, error, failed_at);
                     }

@@ -50,9 +50,7 @@ struct Memory {
 impl Live {
     pub fn new(settings: &Settings, owner: &Owner) -> Result<Self, ViewError> {
         let nginx = match settings.nginx.mode {
-            NginxMode::Host => {
-                Some(Nginx::new(&settings.nginx, settings.directory.clone(), owner.clone()))
-            }
+            NginxMode::Host => Some(Nginx::new(&settings.nginx, settings.directory.clone(), owner.clone())),
             NginxMode::Off => None,
         };
         Ok(Self {
@@ -114,7 +112,8 @@ impl Live {
             let mut memory = self.memory();
             let mut running = BTreeSet::new();
             for container in docker.containers.values_mut() {
-                let (ContainerState::Running { started_at }, Health::None) = (&container.state, &container.health) else {
+                let (ContainerState::Running { started_at }, Health::None) = (&container.state, &container.health)
+                else {
                     continue;
                 };
                 let key = (container.id.clone(), *started_at);
@@ -126,7 +125,8 @@ impl Live {
                 let Some(targets) = interest.probes.get(&container.service) else { continue };
                 let own = container.networks.values().find_map(|endpoint| endpoint.address.or(endpoint.address6));
                 let on_host = container.network_mode == "host";
-                let Some(address) = own.or(on_host.then_some(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))) else {
+                let Some(address) = own.or(on_host.then_some(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)))
+                else {
                     continue;
                 };
                 due.push((key.0, key.1, address, targets));

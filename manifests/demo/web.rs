@@ -66,21 +66,15 @@ fn main() -> ExitCode {
         }
     };
     // One thread is plenty, and keeps four replicas from costing four times the machine's cores.
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("reeve-web: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let outcome = if options.check {
-        runtime.block_on(check(options.listen))
-    } else {
-        runtime.block_on(serve(options.listen))
-    };
+    let outcome =
+        if options.check { runtime.block_on(check(options.listen)) } else { runtime.block_on(serve(options.listen)) };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -104,10 +98,7 @@ enum Parsed {
 
 impl Options {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Parsed, String> {
-        let mut options = Options {
-            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)),
-            check: false,
-        };
+        let mut options = Options { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80)), check: false };
         while let Some(arg) = args.next() {
             match arg.as_str() {
                 "--check" => options.check = true,
@@ -117,10 +108,7 @@ impl Options {
                 }
                 "--help" | "-h" => return Ok(Parsed::Print(USAGE.into())),
                 "--version" => {
-                    return Ok(Parsed::Print(format!(
-                        "reeve-web {}\n",
-                        env!("CARGO_PKG_VERSION")
-                    )));
+                    return Ok(Parsed::Print(format!("reeve-web {}\n", env!("CARGO_PKG_VERSION"))));
                 }
                 other => return Err(format!("unknown argument {other:?}")),
             }
@@ -133,42 +121,23 @@ fn parse_listen(value: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = value.parse::<u16>() {
         return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
     }
-    value
-        .parse()
-        .map_err(|_| format!("--listen: {value:?} is neither PORT nor ADDRESS:PORT"))
+    value.parse().map_err(|_| format!("--listen: {value:?} is neither PORT nor ADDRESS:PORT"))
 }
 
 /// Asks for `/health` where the server listens. The exit code is the answer; a message explains a bad one.
 async fn check(listen: SocketAddr) -> io::Result<()> {
-    let target = if listen.ip().is_unspecified() {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port()))
-    } else {
-        listen
-    };
+    let target =
+        if listen.ip().is_unspecified() { SocketAddr::from((Ipv4Addr::LOCALHOST, listen.port())) } else { listen };
     let status = timeout(CHECK_LIMIT, async {
         let mut stream = TcpStream::connect(target).await?;
-        stream
-            .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         let mut answer = Vec::new();
-        (&mut stream)
-            .take(HEAD_LIMIT as u64)
-            .read_to_end(&mut answer)
-            .await?;
-        let line = String::from_utf8_lossy(&answer)
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        (&mut stream).take(HEAD_LIMIT as u64).read_to_end(&mut answer).await?;
+        let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
         io::Result::Ok(line)
     })
     .await
-    .map_err(|_| {
-        io::Error::other(format!(
-            "{target} gave no answer within {} s",
-            CHECK_LIMIT.as_secs()
-        ))
-    })?
+    .map_err(|_| io::Error::other(format!("{target} gave no answer within {} s", CHECK_LIMIT.as_secs())))?
     .map_err(|error| io::Error::other(format!("{target}: {error}")))?;
     match status.split(' ').nth(1) {
         Some("200") => Ok(()),
@@ -189,17 +158,12 @@ struct Server {
 impl Server {
     fn from_environment() -> Self {
         let set = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
-        let host = || {
-            std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned())
-        };
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
         Server {
-            name: set("NAME")
-                .or_else(|| host().ok())
-                .unwrap_or_else(|| "unnamed".into()),
+            name: set("NAME").or_else(|| host().ok()).unwrap_or_else(|| "unnamed".into()),
             version: set("VERSION").unwrap_or_else(|| "1".into()),
             told_to_fail: AtomicBool::new(false),
-            health_file: set("HEALTH_FILE")
-                .map_or_else(|| Path::new("/tmp/unhealthy").into(), PathBuf::from),
+            health_file: set("HEALTH_FILE").map_or_else(|| Path::new("/tmp/unhealthy").into(), PathBuf::from),
         }
     }
 
@@ -215,14 +179,8 @@ impl Server {
         let posted = request.method == "POST";
         let mut answer = match request.path.as_str() {
             "/health" if self.healthy() => Answer::ok("healthy\n"),
-            "/health" => Answer {
-                status: 503,
-                body: "unhealthy\n".into(),
-            },
-            "/health/fail" | "/health/ok" if !posted => Answer {
-                status: 405,
-                body: "POST switches it\n".into(),
-            },
+            "/health" => Answer { status: 503, body: "unhealthy\n".into() },
+            "/health/fail" | "/health/ok" if !posted => Answer { status: 405, body: "POST switches it\n".into() },
             "/health/fail" => {
                 self.told_to_fail.store(true, Ordering::Relaxed);
                 Answer::ok("from now on unhealthy\n")
@@ -252,10 +210,7 @@ struct Answer {
 
 impl Answer {
     fn ok(body: impl Into<String>) -> Self {
-        Answer {
-            status: 200,
-            body: body.into(),
-        }
+        Answer { status: 200, body: body.into() }
     }
 }
 
@@ -268,11 +223,7 @@ async fn serve(listen: SocketAddr) -> io::Result<()> {
         .map_err(|error| io::Error::other(format!("cannot listen on {listen}: {error}")))?;
     let server = Arc::new(Server::from_environment());
     let (stop, stopping) = watch::channel(false);
-    println!(
-        "{}: listening on {}",
-        server.banner().trim_end(),
-        listener.local_addr()?
-    );
+    println!("{}: listening on {}", server.banner().trim_end(), listener.local_addr()?);
 
     let welcome = |stream| {
         let connection = Connection::new(stream, server.clone(), stopping.clone());
@@ -346,12 +297,7 @@ impl From<io::Error> for Failed {
 
 impl Connection {
     fn new(stream: TcpStream, server: Arc<Server>, stopping: watch::Receiver<bool>) -> Self {
-        Connection {
-            stream,
-            buffer: Vec::new(),
-            server,
-            stopping,
-        }
+        Connection { stream, buffer: Vec::new(), server, stopping }
     }
 
     async fn run(mut self) -> io::Result<()> {
@@ -362,23 +308,14 @@ impl Connection {
                 Ok(request) => request,
                 Err(Failed::Gone) => return Ok(()),
                 Err(Failed::Refused(status, reason)) => {
-                    self.respond(
-                        &Answer {
-                            status,
-                            body: format!("{reason}\n"),
-                        },
-                        false,
-                        false,
-                    )
-                    .await?;
+                    self.respond(&Answer { status, body: format!("{reason}\n") }, false, false).await?;
                     return self.linger().await;
                 }
             };
             sleep(request.delay).await;
             let answer = self.server.answer(&request);
             let keep_alive = request.keep_alive && !*self.stopping.borrow();
-            self.respond(&answer, keep_alive, request.method == "HEAD")
-                .await?;
+            self.respond(&answer, keep_alive, request.method == "HEAD").await?;
             if !keep_alive {
                 return self.stream.shutdown().await;
             }
@@ -405,8 +342,7 @@ impl Connection {
 
     async fn request(&mut self) -> Result<Request, Failed> {
         let head = self.until(b"\r\n\r\n").await?;
-        let head =
-            String::from_utf8(head).map_err(|_| Failed::Refused(400, "the request is not text"))?;
+        let head = String::from_utf8(head).map_err(|_| Failed::Refused(400, "the request is not text"))?;
         let mut lines = head.split("\r\n");
 
         let line = lines.next().unwrap_or_default();
@@ -414,10 +350,7 @@ impl Connection {
         let (Some(method), Some(target), Some(version), None) =
             (words.next(), words.next(), words.next(), words.next())
         else {
-            return Err(Failed::Refused(
-                400,
-                "the request line is not METHOD TARGET VERSION",
-            ));
+            return Err(Failed::Refused(400, "the request line is not METHOD TARGET VERSION"));
         };
         if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
             return Err(Failed::Refused(400, "the method is not a word"));
@@ -437,9 +370,8 @@ impl Connection {
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => {
                     // Two different lengths are how one request is smuggled inside another.
-                    let number = value
-                        .parse::<u64>()
-                        .map_err(|_| Failed::Refused(400, "Content-Length is not a number"))?;
+                    let number =
+                        value.parse::<u64>().map_err(|_| Failed::Refused(400, "Content-Length is not a number"))?;
                     if length.is_some_and(|other| other != number) {
                         return Err(Failed::Refused(400, "two different Content-Length"));
                     }
@@ -447,10 +379,7 @@ impl Connection {
                 }
                 "transfer-encoding" if value.eq_ignore_ascii_case("chunked") => chunked = true,
                 "transfer-encoding" => {
-                    return Err(Failed::Refused(
-                        501,
-                        "a Transfer-Encoding other than chunked",
-                    ));
+                    return Err(Failed::Refused(501, "a Transfer-Encoding other than chunked"));
                 }
                 "expect" => expects = value.eq_ignore_ascii_case("100-continue"),
                 "connection" => {
@@ -482,32 +411,20 @@ impl Connection {
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             match key {
                 "delay" => {
-                    request.delay = parse_delay(value)
-                        .ok_or(Failed::Refused(400, "delay is not like 500ms or 2s"))?
+                    request.delay = parse_delay(value).ok_or(Failed::Refused(400, "delay is not like 500ms or 2s"))?
                 }
                 "status" => {
-                    let status = value
-                        .parse()
-                        .ok()
-                        .filter(|status| (200..600).contains(status));
-                    request.status = Some(
-                        status.ok_or(Failed::Refused(400, "status is not between 200 and 599"))?,
-                    );
+                    let status = value.parse().ok().filter(|status| (200..600).contains(status));
+                    request.status = Some(status.ok_or(Failed::Refused(400, "status is not between 200 and 599"))?);
                 }
                 _ => {}
             }
         }
 
         if expects && (chunked || length.is_some_and(|length| length > 0)) {
-            self.stream
-                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-                .await?;
+            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
-        request.length = if chunked {
-            self.skip_chunks().await?
-        } else {
-            self.skip(length.unwrap_or(0)).await?
-        };
+        request.length = if chunked { self.skip_chunks().await? } else { self.skip(length.unwrap_or(0)).await? };
         request.head = head.replace("\r\n", "\n");
         Ok(request)
     }
@@ -525,9 +442,7 @@ impl Connection {
     async fn until(&mut self, end: &[u8]) -> Result<Vec<u8>, Failed> {
         let mut searched = 0;
         loop {
-            let found = self.buffer[searched..]
-                .windows(end.len())
-                .position(|window| window == end);
+            let found = self.buffer[searched..].windows(end.len()).position(|window| window == end);
             if let Some(at) = found.map(|at| at + searched).filter(|at| *at <= HEAD_LIMIT) {
                 let mut taken: Vec<u8> = self.buffer.drain(..at + end.len()).collect();
                 taken.truncate(at);
@@ -544,9 +459,7 @@ impl Connection {
     async fn skip(&mut self, length: u64) -> Result<u64, Failed> {
         let mut left = length;
         loop {
-            let here = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .min(self.buffer.len());
+            let here = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
             self.buffer.drain(..here);
             left -= here as u64;
             if left == 0 {
@@ -567,9 +480,7 @@ impl Connection {
             if size == 0 {
                 break;
             }
-            total = total
-                .checked_add(self.skip(size).await?)
-                .ok_or(Failed::Refused(413, "too large"))?;
+            total = total.checked_add(self.skip(size).await?).ok_or(Failed::Refused(413, "too large"))?;
             if !self.until(b"\r\n").await?.is_empty() {
                 return Err(Failed::Refused(400, "a chunk is longer than its size"));
             }
@@ -579,12 +490,7 @@ impl Connection {
         Ok(total)
     }
 
-    async fn respond(
-        &mut self,
-        answer: &Answer,
-        keep_alive: bool,
-        head_only: bool,
-    ) -> io::Result<()> {
+    async fn respond(&mut self, answer: &Answer, keep_alive: bool, head_only: bool) -> io::Result<()> {
         let Answer { status, body } = answer;
         let bodiless = matches!(status, 204 | 304);
         let mut response = format!("HTTP/1.1 {status} {}\r\n", reason(*status));
@@ -596,11 +502,7 @@ impl Connection {
         if !bodiless {
             let _ = write!(response, "Content-Length: {}\r\n", body.len());
         }
-        response.push_str(if keep_alive {
-            "Connection: keep-alive\r\n\r\n"
-        } else {
-            "Connection: close\r\n\r\n"
-        });
+        response.push_str(if keep_alive { "Connection: keep-alive\r\n\r\n" } else { "Connection: close\r\n\r\n" });
         if !head_only && !bodiless {
             response.push_str(body);
         }
@@ -615,9 +517,7 @@ impl Connection {
             while self.stream.read(&mut rest).await? > 0 {}
             io::Result::Ok(())
         };
-        timeout(Duration::from_secs(1), drain)
-            .await
-            .unwrap_or(Ok(()))
+        timeout(Duration::from_secs(1), drain).await.unwrap_or(Ok(()))
     }
 }
 
@@ -632,9 +532,7 @@ fn parse_delay(text: &str) -> Option<Duration> {
 
 /// `$NAME` is whatever the operator wrote: it must not end the header that carries it.
 fn header_safe(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_ascii_graphic() { c } else { '?' })
-        .collect()
+    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
 fn reason(status: u16) -> &'static str {

@@ -119,9 +119,10 @@ impl Controller {
     }
 
     fn after_pass(&mut self, state: &mut LoopState, pass: Pass) {
-        let reloaded = pass.applied.iter().any(|applied| {
-            matches!(applied.kind, "reload" | "start_nginx") && applied.result.is_ok()
-        });
+        let reloaded = pass
+            .applied
+            .iter()
+            .any(|applied| matches!(applied.kind, "reload" | "start_nginx") && applied.result.is_ok());
         if reloaded && let Some(changed_at) = state.changed_at.take() {
             let took = Timestamp::now().duration_since(changed_at);
             self.metrics.observe_change_to_loaded(Duration::try_from(took).unwrap_or_default());
@@ -152,8 +153,12 @@ impl Controller {
     }
 
     fn publish(&self, pass: &Pass, status: Status) {
-        let report =
-            Report { at: pass.started_at, node: self.engine.owner.node.clone(), observe_only: self.observe_only, status };
+        let report = Report {
+            at: pass.started_at,
+            node: self.engine.owner.node.clone(),
+            observe_only: self.observe_only,
+            status,
+        };
         let orders = Orders { removals: Removals::Held, teardown: None };
         // What is left after a pass that applied its wave is the next pass's to say; a quiet pass has no later waves.
         let plan = if pass.plan.steps.is_empty() || self.observe_only {
@@ -289,7 +294,9 @@ pub(crate) fn log_applied(applied: &Applied) {
     match &applied.result {
         Ok(()) => info!(object, action = applied.kind, drift = applied.drift, took_ms, "{}", applied.cause),
         Err(ActionError::Conflict(error)) => info!(object, action = applied.kind, "the world moved on: {error}"),
-        Err(ActionError::Transient(error)) => warn!(object, action = applied.kind, "failed, and is tried again: {error}"),
+        Err(ActionError::Transient(error)) => {
+            warn!(object, action = applied.kind, "failed, and is tried again: {error}")
+        }
         Err(ActionError::Permanent(error)) => error!(object, action = applied.kind, "failed: {error}"),
     }
 }

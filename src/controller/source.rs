@@ -124,7 +124,10 @@ impl SpecSource {
             };
             for folder in &folders {
                 if let Err(error) = watcher.watch(folder, notify::RecursiveMode::NonRecursive) {
-                    tracing::warn!("{} cannot be watched ({error}); a change is seen by the periodic pass", folder.display());
+                    tracing::warn!(
+                        "{} cannot be watched ({error}); a change is seen by the periodic pass",
+                        folder.display()
+                    );
                 }
             }
             while events.recv().await.is_some() {
@@ -155,9 +158,11 @@ fn fingerprint(options: &LoadOptions, files: &[PathBuf]) -> Fingerprint {
     for path in &options.files {
         paths.insert(path.clone());
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        paths.extend(entries.map(|entry| entry.path()).filter(|path| {
-            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
-        }));
+        paths.extend(
+            entries
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")),
+        );
     }
     paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
 }

@@ -219,10 +219,7 @@ impl<'a> Planner<'a> {
 }
 
 /// Why a new generation is needed, in words: which upstreams differ.
-fn route_changes(
-    old: &Routes,
-    new: &Routes,
-) -> String {
+fn route_changes(old: &Routes, new: &Routes) -> String {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let mut causes = Vec::new();
     for name in names {
@@ -231,9 +228,7 @@ fn route_changes(
             (Some(_), None) => causes.push(format!("upstream {name} is not wanted any more")),
             (Some(old), Some(new)) if old.upstream != new.upstream => causes.push(format!("upstream {name} changed")),
             (Some(old), Some(new)) if old.endpoints != new.endpoints => {
-                let of = |endpoints: &[Endpoint]| {
-                    endpoints.iter().map(ToString::to_string).collect::<BTreeSet<_>>()
-                };
+                let of = |endpoints: &[Endpoint]| endpoints.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
                 let (before, after) = (of(&old.endpoints), of(&new.endpoints));
                 let added = after.difference(&before).map(|endpoint| format!("+{endpoint}"));
                 let removed = before.difference(&after).map(|endpoint| format!("-{endpoint}"));

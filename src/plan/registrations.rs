@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
 
 use super::action::{Action, ConsulAction, NewRegistration, WantedCheck};
@@ -14,6 +16,9 @@ use super::{Change, ObjectKey};
 use crate::observed::{CheckStatus, Container, Health, Maintenance, Registration};
 use crate::spec::container::hex;
 use crate::spec::{CheckAddress, Register, Service};
+
+/// How long the agent may take to bring a registration into the catalog.
+const SYNC_TIME: Duration = Duration::from_secs(10);
 
 impl<'a> Planner<'a> {
     pub(super) fn registrations(&mut self) {
@@ -56,7 +61,8 @@ impl<'a> Planner<'a> {
         }
         self.rosters = rosters;
         self.unwanted_registrations(&wanted_ids);
-        for (id, since) in &consul.unsynced {
+        // A moment is what anti-entropy takes.
+        for (id, since) in consul.unsynced.iter().filter(|(_, since)| after(**since, SYNC_TIME) <= self.now) {
             let reason = format!(
                 "the agent has it since {since} and the catalog does not: the agent does not sync (a recreated agent of the \
                  same name with another node id is locked out for minutes; see the agent's log)"

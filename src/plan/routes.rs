@@ -101,7 +101,9 @@ impl<'a> Planner<'a> {
         let mut endpoints: BTreeSet<Endpoint> = catalog
             .instances
             .iter()
-            .filter(|instance| instance.passing && !instance.maintenance && !self.own_out(instance))
+            .filter(|instance| {
+                instance.passing && !instance.maintenance && instance.port != 0 && !self.own_out(instance)
+            })
             .map(|instance| self.endpoint(instance))
             .collect();
         let before_endpoints = before.map(|before| before.endpoints.as_slice()).unwrap_or_default();
