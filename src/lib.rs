@@ -35,4 +35,5 @@ pub mod render;
 pub mod settings;
 pub mod spec;
 pub mod status;
+pub mod style;
 pub mod world;

@@ -9,18 +9,20 @@ use jiff::Timestamp;
 
 use super::{Figure, Status, WaitingStatus};
 use crate::settings::format_duration;
+use crate::style::Style;
 
 impl Status {
-    /// The status as text without colour, with a newline at the end.
+    /// The status as text, with a newline at the end.
     ///
     /// - `now`: for "12s left" and "for 2m".
     /// - `width`: columns of the terminal; none: lines as long as they need to be, for files and `grep`.
-    pub fn table(&self, now: Timestamp, width: Option<u16>) -> String {
+    pub fn table(&self, now: Timestamp, width: Option<u16>, style: Style) -> String {
         let mut text = String::new();
         for backend in self.backends.iter().filter(|backend| !backend.known) {
             let since = backend.since.map(|since| format!(" for {}", age(since, now))).unwrap_or_default();
             let reason = backend.reason.as_deref().unwrap_or("no reason is known");
-            put(&mut text, format_args!("! {} is unknown{since}: {reason}\n", backend.name));
+            let line = format!("! {} is unknown{since}: {reason}", backend.name);
+            put(&mut text, format_args!("{}\n", style.error(line)));
         }
         if !text.is_empty() {
             text.push('\n');
@@ -39,7 +41,7 @@ impl Status {
                 reasons(&service.waiting, now),
             ]);
         }
-        add(&mut text, &services);
+        add(&mut text, &services, style);
 
         if !self.upstreams.is_empty() {
             let mut upstreams =
@@ -63,7 +65,7 @@ impl Status {
                 ]);
             }
             text.push('\n');
-            add(&mut text, &upstreams);
+            add(&mut text, &upstreams, style);
         }
 
         if let Some(consul) = &self.consul {
@@ -75,13 +77,13 @@ impl Status {
             for node in &consul.nodes {
                 nodes.add_row([&node.name, &node.address, &node.status]);
             }
-            add(&mut text, &nodes);
+            add(&mut text, &nodes, style);
             text.push('\n');
             let mut registered = table(width, &["CONSUL SERVICE", "TAGS"]);
             for (name, tags) in &consul.services {
                 registered.add_row([name.clone(), tags.join(" ")]);
             }
-            add(&mut text, &registered);
+            add(&mut text, &registered, style);
         }
 
         if let Some(nginx) = &self.nginx {
@@ -103,7 +105,7 @@ impl Status {
             for one in &self.waiting {
                 waiting.add_row([one.object.clone(), reason(one, now)]);
             }
-            add(&mut text, &waiting);
+            add(&mut text, &waiting, style);
         }
         if self.steps > 0 {
             let (steps, verb) = if self.steps == 1 { ("step", "is") } else { ("steps", "are") };
@@ -138,11 +140,15 @@ fn table(width: Option<u16>, header: &[&str]) -> Table {
     table
 }
 
-/// Adds the table without the blanks that pad the ends of its lines.
-fn add(text: &mut String, table: &Table) {
-    for line in table.lines() {
-        text.push_str(line.trim_end());
-        text.push('\n');
+/// Adds the table without the blanks that pad the ends of its lines; the names of its columns in bold.
+fn add(text: &mut String, table: &Table, style: Style) {
+    for (number, line) in table.lines().enumerate() {
+        let line = line.trim_end();
+        if number == 0 {
+            put(text, format_args!("{}\n", style.bold(line)));
+        } else {
+            put(text, format_args!("{line}\n"));
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::plan::Waiting;
 use crate::spec::container::ConfigHash;
 use crate::spec::upstream::{CatalogQuery, Listen};
 use crate::spec::{ContainerConfig, Protocol, Register, RegisterAddress, Service, UpdateConfig, Upstream};
+use crate::style::Style;
 
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).expect("a time in range")
@@ -243,7 +244,7 @@ fn an_unknown_backend_is_not_shown_as_none() {
     let status = Status::of(&spec(), &observed, &Plan::default(), &[]);
     let web = of_service(&status, "web");
     assert_eq!((web.desired, web.running, web.registered), (4, Figure::Unknown, Figure::Unknown));
-    assert!(status.table(at(0), None).starts_with("! docker is unknown for 5s: connection refused\n"));
+    assert!(status.table(at(0), None, Style::plain()).starts_with("! docker is unknown for 5s: connection refused\n"));
 }
 
 #[test]
@@ -296,8 +297,8 @@ fn the_json_form_comes_back_as_the_same_status() {
 
 #[test]
 fn the_table_reads_as_the_golden_one() {
-    let wide = status().table(at(0), None);
-    let narrow = status().table(at(0), Some(100));
+    let wide = status().table(at(0), None, Style::plain());
+    let narrow = status().table(at(0), Some(100), Style::plain());
     assert!(narrow.lines().all(|line| line.chars().count() <= 100), "{narrow}");
     let text = format!("{wide}\n===== 100 columns\n\n{narrow}");
     let golden = include_str!("../../tests/golden/status-table.txt");
