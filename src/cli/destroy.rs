@@ -5,7 +5,13 @@ use std::time::Duration;
 use clap::Args;
 
 use super::arguments::duration;
-use super::{Context, Exit};
+use super::passes::{Ended, converge};
+use super::{Context, Exit, project, runtime};
+use crate::engine::Orders;
+use crate::lock::{Lock, LockError};
+use crate::pass::Pass;
+use crate::plan::{Removals, Teardown};
+use crate::spec::Spec;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -31,6 +37,36 @@ pub struct DestroyArguments {
 
 /// # Errors
 /// When a daemon holds the lock, a step fails for good, or time is up.
-pub fn run(_context: &mut Context, _arguments: &DestroyArguments) -> anyhow::Result<Exit> {
-    anyhow::bail!("`reeve destroy` is not wired yet")
+pub fn run(context: &mut Context, arguments: &DestroyArguments) -> anyhow::Result<Exit> {
+    let name = match &context.global.project {
+        Some(name) => name.clone(),
+        None => project::open(context)?.spec().project.clone(),
+    };
+    let engine = project::engine(context, &name)?;
+    let spec = Spec::empty(&name);
+    let teardown = Teardown { volumes: arguments.volumes, without_consul: arguments.without_consul };
+    let orders = Orders { removals: Removals::Allowed, teardown: Some(teardown) };
+    runtime()?.block_on(async {
+        let _lock = Lock::acquire(&context.settings.lock_path(&name)).map_err(|error| match error {
+            LockError::Held { .. } => anyhow::anyhow!("{error}; end it first, or it would make everything anew"),
+            LockError::File { .. } => error.into(),
+        })?;
+        let gone = |pass: &Pass| {
+            let docker_empty = pass.observed.docker.known().is_some_and(|docker| {
+                docker.containers.is_empty() && !docker.networks.values().any(|network| network.ours)
+            });
+            pass.plan.steps.is_empty() && pass.held.is_empty() && docker_empty
+        };
+        match converge(&engine, &spec, orders, arguments.timeout, |_| Ok(()), gone).await? {
+            Ended::Converged => {
+                let kept = if arguments.volumes { "" } else { " Volumes are kept." };
+                context.output.line(format_args!("Nothing of {} is left.{kept}", engine.owner))?;
+                Ok(Exit::Success)
+            }
+            Ended::Failed(reason) if arguments.without_consul => anyhow::bail!("{reason}"),
+            Ended::Failed(reason) => {
+                anyhow::bail!("{reason}\nif Consul is what is missing: `reeve destroy --without-consul`")
+            }
+        }
+    })
 }

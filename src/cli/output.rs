@@ -38,6 +38,11 @@ impl Color {
         if coloured { Style::coloured() } else { Style::plain() }
     }
 
+    /// Whether what goes to stderr is coloured.
+    pub fn coloured_stderr(self) -> bool {
+        self.style_of_stderr() != Style::plain()
+    }
+
     /// For what goes to stderr.
     pub fn style_of_stderr(self) -> Style {
         self.style(&io::stderr())

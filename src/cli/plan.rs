@@ -3,8 +3,17 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 
-use super::{Context, Exit};
+use super::saved::SavedPlan;
+use super::{Context, Exit, Output, project, runtime};
+use crate::engine::Orders;
+use crate::observed::{Interest, Observed};
+use crate::plan::display::{self, Line, Tone};
+use crate::plan::preview::Preview;
+use crate::plan::{self, Removals};
+use crate::spec::Spec;
+use crate::world::Observe;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -42,6 +51,44 @@ impl PlanArguments {
 
 /// # Errors
 /// When the spec is invalid or the plan cannot be made.
-pub fn run(_context: &mut Context, _arguments: &PlanArguments) -> anyhow::Result<Exit> {
-    anyhow::bail!("`reeve plan` is not wired yet")
+pub fn run(context: &mut Context, arguments: &PlanArguments) -> anyhow::Result<Exit> {
+    let source = project::open(context)?;
+    let engine = project::engine(context, &source.spec().project)?;
+    let orders = Orders { removals: Removals::Held, teardown: None };
+    let (observed, preview) = runtime()?.block_on(foresee(engine.reader(), source.spec(), &engine.context(orders)));
+    match arguments.output {
+        PlanFormat::Json => context.output.json(&display::json(&preview))?,
+        PlanFormat::Text => print(&mut context.output, &preview, &observed)?,
+    }
+    if let Some(path) = &arguments.out {
+        let saved = SavedPlan::of(context, &source, &preview)?;
+        saved.write(path)?;
+        if arguments.output == PlanFormat::Text {
+            context.output.line(format_args!("\nTo do exactly this: reeve apply {}", path.display()))?;
+        }
+    }
+    Ok(arguments.exit(!preview.is_empty()))
+}
+
+/// Looks at the world and foresees every wave. It gets a reader, and so cannot write.
+pub async fn foresee(world: &impl Observe, spec: &Spec, context: &plan::Context<'_>) -> (Observed, Preview) {
+    let observed = world.observe(&Interest::of(spec, &context.owner)).await;
+    let preview = Preview::of(spec, &observed, Timestamp::now(), context);
+    (observed, preview)
+}
+
+/// Prints a plan for a person.
+pub fn print(output: &mut Output, preview: &Preview, observed: &Observed) -> std::io::Result<()> {
+    let style = output.style();
+    for Line { tone, text } in display::lines(preview, observed) {
+        match tone {
+            Tone::Plain => output.line(text)?,
+            Tone::Add => output.line(style.add(text))?,
+            Tone::Remove => output.line(style.destroy(text))?,
+            Tone::Change => output.line(style.change(text))?,
+            Tone::Faint => output.line(style.dim(text))?,
+            Tone::Strong => output.line(style.bold(text))?,
+        }
+    }
+    Ok(())
 }

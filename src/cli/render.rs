@@ -2,7 +2,11 @@
 
 use clap::Args;
 
-use super::{Context, Exit};
+use jiff::Timestamp;
+
+use super::{Context, Exit, project, runtime};
+use crate::engine::Orders;
+use crate::plan::{self, Removals};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -17,6 +21,23 @@ pub struct RenderArguments {
 
 /// # Errors
 /// When the spec is invalid or there is no such upstream.
-pub fn run(_context: &mut Context, _arguments: &RenderArguments) -> anyhow::Result<Exit> {
-    anyhow::bail!("`reeve render` is not wired yet")
+pub fn run(context: &mut Context, arguments: &RenderArguments) -> anyhow::Result<Exit> {
+    let source = project::open(context)?;
+    let spec = source.spec();
+    if let Some(name) = &arguments.upstream {
+        let known = spec.upstreams.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        anyhow::ensure!(spec.upstreams.contains_key(name), "the spec has no upstream {name}; it has: {known}");
+    }
+    let engine = project::engine(context, &spec.project)?;
+    let observed = runtime()?.block_on(engine.observe(spec));
+    let orders = Orders { removals: Removals::Held, teardown: None };
+    let plan_context = engine.context(orders);
+    let wanted = plan::wanted_generation(spec, &observed, Timestamp::now(), &plan_context)?;
+    for (name, text) in &wanted.files {
+        let own = arguments.upstream.as_ref().is_none_or(|upstream| name.contains(&format!("upstream-{upstream}.")));
+        if own {
+            context.output.text(format_args!("# {name}\n{text}"))?;
+        }
+    }
+    Ok(Exit::Success)
 }

@@ -8,8 +8,10 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
 use super::signals::Signals;
-use super::{Context, Exit, Output, runtime};
+use super::{Context, Exit, Output, project, runtime};
+use crate::engine::Orders;
 use crate::http::Report;
+use crate::plan::Removals;
 use crate::settings::Settings;
 
 /// A daemon on this machine answers at once or not at all.
@@ -77,8 +79,12 @@ async fn current(context: &Context) -> anyhow::Result<Report> {
 }
 
 /// By an observation of our own, without a daemon.
-async fn observed(_context: &Context) -> anyhow::Result<Report> {
-    anyhow::bail!("no daemon answers, and `reeve status` without one is not wired yet")
+async fn observed(context: &Context) -> anyhow::Result<Report> {
+    let source = project::open(context)?;
+    let engine = project::engine(context, &source.spec().project)?;
+    let (observed, plan, at) = engine.look(source.spec(), Orders { removals: Removals::Held, teardown: None }).await;
+    let status = crate::status::Status::of(source.spec(), &observed, &plan, &[]);
+    Ok(Report { at, node: engine.owner.node.clone(), observe_only: false, status })
 }
 
 fn print(output: &mut Output, format: StatusFormat, report: &Report) -> anyhow::Result<()> {

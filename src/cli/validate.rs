@@ -2,8 +2,10 @@
 
 use clap::Args;
 
-use super::{Context, Exit};
+use super::{Context, Exit, project};
 use crate::spec::Spec;
+use crate::spec::load::load;
+use crate::style::Style;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -37,8 +39,22 @@ pub fn summary(spec: &Spec) -> String {
 
 /// # Errors
 /// When the files are invalid; with `--strict`, when there is a warning.
-pub fn run(_context: &mut Context, _arguments: &ValidateArguments) -> anyhow::Result<Exit> {
-    anyhow::bail!("`reeve validate` is not wired yet")
+pub fn run(context: &mut Context, arguments: &ValidateArguments) -> anyhow::Result<Exit> {
+    let options = project::load_options(&context.settings, context.global.project.as_deref(), arguments.strict)?;
+    let coloured = context.output.style() != Style::plain();
+    match load(&options) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                context.output.text(warning.render(coloured))?;
+            }
+            context.output.line(summary(&loaded.spec))?;
+            Ok(if arguments.strict && !loaded.warnings.is_empty() { Exit::Failure } else { Exit::Success })
+        }
+        Err(diagnostics) => {
+            context.output.text(diagnostics.render(coloured))?;
+            Ok(Exit::Failure)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use std::time::Duration;
 
 use super::ObjectKey;
-use super::action::{Action, NginxAction};
+use super::action::{Action, NewGeneration, NginxAction};
 use super::planner::{Planner, after};
 use crate::observed::{Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess, RoutedUpstream};
+use crate::render::RenderError;
 
 type Routes = BTreeMap<String, RoutedUpstream>;
 
@@ -61,6 +62,21 @@ impl<'a> Planner<'a> {
             self.load(nginx, id, cause);
         }
         self.remove_old(nginx, &hash);
+    }
+
+    /// Rendered, for a person to look at.
+    pub(super) fn wanted_generation(&mut self) -> Result<NewGeneration, RenderError> {
+        let shared = |reason: String| RenderError::Shared(reason);
+        let settings = self.context.nginx.as_ref().ok_or_else(|| shared("nginx.mode is off".to_owned()))?;
+        let Some(nginx) = self.facts.nginx else {
+            let reason = self.observed.nginx.reason().unwrap_or_default();
+            return Err(shared(format!("nginx cannot be read: {reason}")));
+        };
+        let mut wanted = self.wanted_routes(nginx);
+        self.keep_last_good(nginx, &mut wanted);
+        let hash = settings.renderer.generation_hash(&self.context.owner, &wanted, settings.probe);
+        let id = GenerationId { hash, number: 1 };
+        settings.renderer.render(&id, &self.context.owner, &wanted, settings.probe, settings.generations)
     }
 
     /// An upstream that cannot be rendered waits with that reason and keeps what it had; the others go on.

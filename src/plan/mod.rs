@@ -42,6 +42,23 @@ pub fn plan(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<
     planner.finish()
 }
 
+/// The generation that the spec and the observed world ask for, whether or not it is loaded already.
+///
+/// # Errors
+/// When nginx is not managed or cannot be read, or the template cannot be rendered.
+pub fn wanted_generation(
+    spec: &Spec,
+    observed: &Observed,
+    now: Timestamp,
+    context: &Context<'_>,
+) -> Result<action::NewGeneration, crate::render::RenderError> {
+    let mut planner = planner::Planner::new(spec, observed, now, context);
+    planner.hold_mass_removal();
+    planner.call_rosters();
+    planner.replicas();
+    planner.wanted_generation()
+}
+
 /// What a step is about. Steps of one object are applied in order; objects are applied in parallel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKey {

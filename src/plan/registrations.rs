@@ -62,7 +62,8 @@ impl<'a> Planner<'a> {
         self.rosters = rosters;
         self.unwanted_registrations(&wanted_ids);
         // A moment is what anti-entropy takes.
-        for (id, since) in consul.unsynced.iter().filter(|(_, since)| after(**since, SYNC_TIME) <= self.now) {
+        let now = self.now;
+        for (id, since) in consul.unsynced.iter().filter(|(_, since)| after(**since, SYNC_TIME) <= now) {
             let reason = format!(
                 "the agent has it since {since} and the catalog does not: the agent does not sync (a recreated agent of the \
                  same name with another node id is locked out for minutes; see the agent's log)"
