@@ -1,0 +1,3 @@
+//! Tests against real servers. One binary, one module for each area, so that it is linked once.
+
+mod docker;
