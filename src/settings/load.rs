@@ -132,7 +132,7 @@ impl Settings {
         let mut secrets: Vec<Range<usize>> = Vec::new();
         if let Some((path, text)) = &file {
             let full = current.join(path);
-            let base = full.parent().unwrap_or(current);
+            let base = base_of(&full);
             let read = file::read(text);
             problems = read.problems;
             secrets = read.secrets;
@@ -285,4 +285,14 @@ fn unknown_variables(sources: &Sources) -> Vec<String> {
             format!("the environment variable {name} is not a setting and is ignored{help}")
         })
         .collect()
+}
+
+/// The folder that relative paths in a settings file are relative to: its own, or, when that is called `config`, the one
+/// around it, so that a project's `config/reeve.yaml` can say `manifests/shop.yaml`, wherever it is started from.
+fn base_of(file: &Path) -> &Path {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    match folder.parent() {
+        Some(around) if folder.file_name().is_some_and(|name| name == "config") => around,
+        Some(_) | None => folder,
+    }
 }

@@ -153,6 +153,17 @@ fn paths_of_the_file_are_relative_to_it_and_those_of_the_environment_to_the_curr
 }
 
 #[test]
+fn a_folder_named_config_belongs_to_the_project_around_it() {
+    let given = given("", &[]);
+    let mut sources = given.sources.clone();
+    std::fs::create_dir(given.folder.path().join("config")).expect("a folder");
+    std::fs::write(given.folder.path().join("config/reeve.yaml"), "spec: [manifests/shop.yaml]").expect("a file");
+    sources.config = Some(PathBuf::from("config/reeve.yaml"));
+    let settings = Settings::load(&sources).expect("valid settings").settings;
+    assert_eq!(settings.spec, [given.folder.path().join("manifests/shop.yaml")]);
+}
+
+#[test]
 fn a_name_that_looks_like_a_number_stays_as_it_was_written() {
     assert_eq!(loaded("node: 1.10", &[]).node, "1.10");
     assert_eq!(loaded("node: 007", &[]).node, "007");

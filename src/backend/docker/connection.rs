@@ -178,7 +178,13 @@ fn with_path(mut request: bollard::BollardRequest, path: impl FnOnce(&str) -> St
 
 async fn connect(settings: &DockerSettings) -> Result<Connection, Fault> {
     let client = client(settings)?;
-    let answer: VersionAnswer = decode(&raw_get(&client, "/version").await?)?;
+    let answer = raw_get(&client, "/version").await.map_err(|fault| match fault {
+        Fault::Broken(why) if settings.cert_path.is_none() && !settings.host.starts_with("unix:") => {
+            Fault::Broken(format!("{why} (does this port want TLS? then set docker.cert_path)"))
+        }
+        fault => fault,
+    })?;
+    let answer: VersionAnswer = decode(&answer)?;
     let engine: ApiVersion = answer.api_version.parse().map_err(Fault::Broken)?;
     let version = engine.min(NEWEST);
     let prefix = format!("/v{version}");

@@ -4,7 +4,6 @@
 //! copied in. What fails half-way is taken away again; what a crash left half-way is finished or refused by the next
 //! action, never started.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use super::execute::{Executor, READ_LIMIT, WRITE_LIMIT, short};
 use super::labels::{self, Marks};
 use super::wire::{self, Inspected, Listed};
 use super::{mounts, names};
-use crate::observed::{NetworkEndpoint, WantedAttachment};
+use crate::observed::WantedAttachment;
 use crate::plan::action::NewContainer;
 use crate::world::ActionError;
 
@@ -289,6 +288,17 @@ impl Executor<'_> {
         let service = found.config.labels.get(labels::SERVICE).map_or("", String::as_str);
         let endpoint = create::endpoint(&wanted.network, &wanted.attachment, service, connection.version)
             .map_err(|why| ActionError::Permanent(format!("{what}: {why}")))?;
+        Self::check_name(&what, &wanted.network)?;
+        if let Some(endpoint) = found.network_settings.endpoints().get(&wanted.network) {
+            let path = format!("/networks/{}", wanted.network);
+            let present: Option<wire::Network> =
+                self.link.find(READ_LIMIT, &path).await.map_err(|fault| fault.action(&what))?;
+            // A network that was removed and made anew while the container was stopped: the container still refers to
+            // the old one by its id, and cannot start until it has left it.
+            if present.is_some_and(|present| !endpoint.network_id.is_empty() && present.id != endpoint.network_id) {
+                self.disconnect(&what, id, &wanted.network).await?;
+            }
+        }
         self.connect(&what, id, &wanted.network, endpoint).await
     }
 
@@ -296,16 +306,19 @@ impl Executor<'_> {
         let what = format!("disconnect container {name} from network {network}");
         Self::check_name(&what, network)?;
         let Some(found) = self.inspect_ours(&what, id).await? else { return Ok(()) };
-        let endpoints: BTreeMap<String, NetworkEndpoint> = found.network_settings.endpoints();
-        if !endpoints.contains_key(network) {
+        if !found.network_settings.endpoints().contains_key(network) {
             return Ok(());
         }
+        self.disconnect(&what, id, network).await
+    }
+
+    async fn disconnect(&self, what: &str, id: &str, network: &str) -> Result<(), ActionError> {
         let request = NetworkDisconnectRequest { container: id.to_owned(), force: None };
         let call = async |connection: Arc<Connection>| connection.client.disconnect_network(network, request).await;
         match self.link.call(WRITE_LIMIT, call).await {
             Err(fault) if fault.not_found() => Ok(()),
             Err(Fault::Refused { message, .. }) if message.contains("is not connected") => Ok(()),
-            result => result.map_err(|fault| fault.action(&what)),
+            result => result.map_err(|fault| fault.action(what)),
         }
     }
 }

@@ -53,7 +53,8 @@ impl From<BollardError> for Fault {
             }
             BollardError::DockerStreamError { error } => Self::Stream(error),
             BollardError::SocketNotFoundError(path) => Self::Unreachable(format!("there is no socket {path}")),
-            BollardError::HyperLegacyError { ref err } if err.is_connect() => Self::Unreachable(chain(&error)),
+            BollardError::HyperLegacyError { err } if err.is_connect() => Self::Unreachable(chain(&err)),
+            BollardError::HyperLegacyError { err } => Self::Broken(chain(&err)),
             BollardError::CertPathError { .. }
             | BollardError::CertMultipleKeys { .. }
             | BollardError::CertParseError { .. }

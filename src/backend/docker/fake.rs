@@ -38,6 +38,8 @@ struct Script {
     /// By the start of `GET /v1.41/containers/json?all=1`; the longest that fits.
     replies: BTreeMap<String, Reply>,
     requests: Vec<String>,
+    /// Of the requests that carried one.
+    credentials: Vec<String>,
 }
 
 pub(super) struct FakeEngine {
@@ -93,9 +95,25 @@ impl FakeEngine {
         self.lock().requests.iter().filter(|request| request.starts_with(start)).count()
     }
 
+    /// What the requests carried as `X-Registry-Auth`.
+    pub(super) fn credentials(&self) -> Vec<String> {
+        self.lock().credentials.clone()
+    }
+
+    /// The first request that begins like this.
+    pub(super) fn request(&self, start: &str) -> Option<String> {
+        self.lock().requests.iter().find(|request| request.starts_with(start)).cloned()
+    }
+
+    /// As the user's Docker configuration.
+    pub(super) fn configure(&self, config: &str) {
+        std::fs::write(self.socket.with_file_name("config.json"), config).expect("written");
+    }
+
     pub(super) fn docker(&self) -> Docker {
         let host = format!("unix://{}", self.socket.display());
-        let settings = DockerSettings { host, cert_path: None, config: Some(self.socket.with_file_name("none")) };
+        let config = self.socket.parent().map(std::path::Path::to_owned);
+        let settings = DockerSettings { host, cert_path: None, config };
         Docker::new(&settings, Owner { project: "shop".to_owned(), node: "edge-1".to_owned() })
     }
 
@@ -107,6 +125,7 @@ impl FakeEngine {
 async fn serve(stream: UnixStream, script: Arc<Mutex<Script>>) {
     let mut stream = BufReader::new(stream);
     let mut request = String::new();
+    let mut credentials = None;
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -121,6 +140,8 @@ async fn serve(stream: UnixStream, script: Arc<Mutex<Script>>) {
             request = line.trim_end_matches(" HTTP/1.1").to_owned();
         } else if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap_or(0);
+        } else if let Some((_, value)) = line.split_once(": ").filter(|(name, _)| *name == "x-registry-auth") {
+            credentials = Some(value.to_owned());
         }
     }
     let mut body = vec![0; length];
@@ -130,6 +151,7 @@ async fn serve(stream: UnixStream, script: Arc<Mutex<Script>>) {
     let reply = {
         let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
         script.requests.push(request.clone());
+        script.credentials.extend(credentials);
         let fits = script.replies.iter().filter(|(start, _)| request.starts_with(start.as_str()));
         fits.max_by_key(|(start, _)| start.len()).map(|(_, reply)| reply.clone())
     };

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+
 use super::fake::{FakeEngine, Reply};
 use crate::observed::{ContainerState, Health, Interest};
 use crate::plan::DockerAction;
@@ -28,7 +30,7 @@ fn listed(id: &str, state: &str, status: &str) -> String {
     format!(
         r#"{{"Id":"{id}","Names":["/shop-web-{id}"],"Created":1800000000,"State":"{state}","Status":"{status}",
             "Labels":{{"reeve.owner":"shop@edge-1","reeve.service":"web","reeve.slot":"1","reeve.hash":"v1:aa",
-            "reeve.config":"{{}}","reeve.image":"sha256:1","reeve.ports":"[]","reeve.registers":"false"}}}}"#
+            "reeve.config":"{{}}","reeve.image":"sha256:1","reeve.ports":"[]","reeve.files":"[]","reeve.registers":"false"}}}}"#
     )
 }
 
@@ -260,4 +262,81 @@ async fn an_event_makes_its_container_be_inspected_again() {
     assert_eq!(times.len(), 2, "a stranger's health is nobody's business");
     assert_eq!(times[1].as_second(), 1_800_000_000, "the event's own time");
     watch.abort();
+}
+
+fn pull(image: &str) -> DockerAction {
+    DockerAction::PullImage { image: image.to_owned(), platform: Some("linux/amd64".to_owned()) }
+}
+
+#[tokio::test]
+async fn a_pull_asks_for_one_tag_with_credentials_that_the_engine_can_read() {
+    let engine = FakeEngine::start();
+    // A password whose plain base64 contains both of the characters that URL-safe base64 replaces.
+    engine.configure(r#"{"auths":{"reg.example:5000":{"username":"ann","password":"??>>~~ÿÿ"}}}"#);
+    let lines = "{\"status\":\"Pulling\"}\r\n{\"status\":\"Done\"}\r\n".to_owned();
+    engine.reply("POST /v1.41/images/create", Reply::Stream { lines, stays: false });
+    assert_eq!(engine.docker().execute(&pull("reg.example:5000/a/b")).await, Ok(()));
+    let request = engine.request("POST /v1.41/images/create").expect("asked");
+    assert!(request.contains("fromImage=reg.example%3A5000%2Fa%2Fb&tag=latest&platform=linux%2Famd64"), "{request}");
+    let sent = engine.credentials();
+    let decoded = base64::engine::general_purpose::URL_SAFE.decode(&sent[0]).expect("URL-safe base64");
+    let decoded: serde_json::Value = serde_json::from_slice(&decoded).expect("JSON");
+    assert_eq!((&decoded["username"], &decoded["password"]), (&"ann".into(), &"??>>~~ÿÿ".into()));
+    assert!(sent[0].contains(['-', '_']), "the test's password does not show the difference");
+}
+
+#[tokio::test]
+async fn a_pull_that_fails_in_its_middle_has_failed_and_one_that_only_ends_oddly_has_not() {
+    let engine = FakeEngine::start();
+    let stream = |lines: &str| Reply::Stream { lines: lines.to_owned(), stays: false };
+    let create = "POST /v1.41/images/create";
+    engine.reply(
+        create,
+        stream("{\"status\":\"Pulling\"}\r\n{\"error\":\"x\",\"errorDetail\":{\"message\":\"unauthorized: no\"}}\r\n"),
+    );
+    let error = engine.docker().execute(&pull("a:1")).await.expect_err("failed");
+    assert!(matches!(&error, ActionError::Permanent(why) if why.contains("unauthorized: no")), "{error}");
+
+    engine.reply(create, stream("{\"status\":\"Done\"}\r\n{\"sta"));
+    let error = engine.docker().execute(&pull("a:1")).await.expect_err("the image is not there");
+    assert!(matches!(&error, ActionError::Transient(_)), "{error}");
+    engine.reply("GET /v1.41/images/a:1/json", Reply::ok(r#"{"Id":"sha256:1"}"#));
+    assert_eq!(engine.docker().execute(&pull("a:1")).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_pull_that_falls_silent_is_given_up() {
+    let engine = FakeEngine::start();
+    let docker = engine.docker();
+    docker.view(&interest()).await.expect("connected");
+    engine.reply("POST /v1.41/images/create", Reply::Stream { lines: "{}\r\n".to_owned(), stays: true });
+    tokio::time::pause();
+    let error = docker.execute(&pull("a:1")).await.expect_err("given up");
+    assert!(matches!(&error, ActionError::Transient(why) if why.contains("no answer within 120 s")), "{error}");
+}
+
+#[tokio::test]
+async fn the_watch_asks_for_no_event_of_a_probe() {
+    let engine = FakeEngine::start();
+    let (wake, _count) = counter();
+    let docker = engine.docker();
+    let watch = tokio::spawn(async move { docker.watch(wake).await });
+    until("the stream was opened", || engine.asked("GET /v1.41/events") >= 1).await;
+    let request = engine.request("GET /v1.41/events").expect("asked");
+    assert!(request.contains("health_status") && !request.contains("exec"), "{request}");
+    assert!(request.contains("since="), "{request}");
+    watch.abort();
+}
+
+#[tokio::test]
+async fn an_engine_that_came_back_older_is_spoken_to_in_its_own_version() {
+    let engine = two_containers();
+    engine.reply("GET /version", Reply::ok(r#"{"ApiVersion":"1.45"}"#));
+    for path in ["containers/json", "networks", "volumes"] {
+        engine.reply(&format!("GET /v1.45/{path}"), Reply::HangUp);
+    }
+    let docker = engine.docker();
+    docker.view(&interest()).await.expect_err("hung up");
+    engine.reply("GET /version", Reply::ok(r#"{"ApiVersion":"1.41"}"#));
+    assert_eq!(docker.view(&interest()).await.expect("known").api_version, "1.41");
 }

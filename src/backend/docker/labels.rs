@@ -52,10 +52,7 @@ impl Marks {
             chosen_ports: serde_json::from_str(&text(PORTS)?).ok()?,
             registers: text(REGISTERS)? == "true",
             depends_on: serde_json::from_str(&text(DEPENDS_ON)?).ok()?,
-            files: match labels.get(FILES) {
-                None => Vec::new(),
-                Some(files) => serde_json::from_str(files).ok()?,
-            },
+            files: serde_json::from_str(&text(FILES)?).ok()?,
         })
     }
 }
@@ -72,6 +69,8 @@ pub(super) fn copied(files: &[FileMount]) -> impl Iterator<Item = &FileMount> {
 pub(super) fn of_container(new: &NewContainer, owner: &Owner, image_id: &str) -> HashMap<String, String> {
     let json = |result: serde_json::Result<String>| result.expect("plain lists and strings always serialise");
     let mut labels: HashMap<_, _> = new.config.labels.clone().into_iter().collect();
+    let files: Vec<_> = copied(&new.config.files).map(|file| file.target.as_str()).collect();
+    // All of them, always: a container inherits its image's labels, and an image can be a copy of one of our containers.
     labels.extend([
         (OWNER.to_owned(), owner.to_string()),
         (SERVICE.to_owned(), new.service.clone()),
@@ -82,11 +81,8 @@ pub(super) fn of_container(new: &NewContainer, owner: &Owner, image_id: &str) ->
         (PORTS.to_owned(), json(serde_json::to_string(&new.host_ports))),
         (REGISTERS.to_owned(), new.registers.to_string()),
         (DEPENDS_ON.to_owned(), json(serde_json::to_string(&new.depends_on))),
+        (FILES.to_owned(), json(serde_json::to_string(&files))),
     ]);
-    let files: Vec<_> = copied(&new.config.files).map(|file| file.target.as_str()).collect();
-    if !files.is_empty() {
-        labels.insert(FILES.to_owned(), json(serde_json::to_string(&files)));
-    }
     labels
 }
 
