@@ -32,6 +32,10 @@ fi
 readonly reeve
 readonly settings=$demo/reeve.yaml
 readonly spec=$demo/consul-nginx.yaml
+# Root's nginx hands these folders to the user of its workers, who may not be able to enter the checkout (/root,
+# often). They cannot be the package's own either: the system's nginx would find them taken from it.
+if ((EUID == 0)); then nginx_temp=/var/lib/reeve-demo; else nginx_temp=$demo/nginx/temp; fi
+readonly nginx_temp
 readonly pid_file=$demo/reeve.pid
 readonly log=$demo/reeve.log
 
@@ -162,6 +166,7 @@ place() { # file
 edited() { ! cmp -s "$1" "$demo/.written/${1##*/}"; }
 
 nginx_configuration() {
+    local kind
     cat <<END
 # The demo's own nginx: its pid, logs and configuration are in this folder.
 worker_processes auto;
@@ -179,14 +184,9 @@ events {
 http {
     access_log $demo/nginx/logs/access.log;
 END
-    # Root's nginx gives its workers to another user, who may not be able to enter this folder: it keeps the
-    # folders that its package made. Anyone else's cannot write there.
-    if ((EUID != 0)); then
-        local kind
-        for kind in client_body proxy fastcgi uwsgi scgi; do
-            printf '    %s_temp_path %s/nginx/temp/%s;\n' "$kind" "$demo" "$kind"
-        done
-    fi
+    for kind in client_body proxy fastcgi uwsgi scgi; do
+        printf '    %s_temp_path %s/%s;\n' "$kind" "$nginx_temp" "$kind"
+    done
     cat <<END
 
     # Written and switched by reeve: the upstreams of the spec, and the probe that tells what is loaded.
@@ -222,7 +222,7 @@ spec_text() {
 write_files() {
     [[ $demo =~ ^[[:alnum:]/._+@-]+$ ]] || fail "the demo cannot live in $demo" \
         "nginx's configuration gives blanks, quotes and the like a meaning. Move the checkout and run this again."
-    mkdir -p "$demo/state" "$demo/nginx/logs" "$demo/nginx/temp"
+    mkdir -p "$demo/state" "$demo/nginx/logs" "$nginx_temp"
     spec_text | place "$spec"
     settings_text | place "$settings"
     nginx_configuration | place "$demo/nginx/nginx.conf"
@@ -482,7 +482,7 @@ down() {
         cp "$spec" "$root/target/${spec##*/}"
         say "the spec that was edited is kept: $(short "$root/target/${spec##*/}")"
     fi
-    rm -rf "$demo"
+    rm -rf "$demo" "$nginx_temp"
     say 'the demo is gone; Docker, nginx and Consul stay installed, and dockerd goes on'
 }
 
