@@ -10,12 +10,12 @@
 # server its source (so that debug and release builds, or two checkouts, do not replace each other's image
 # under a running demo), for Consul the binary.
 #
-#   REEVE_WEB   a reeve-web binary to use instead of building one
+#   DEMO_WEB   a reeve-web binary to use instead of building one
 set -euo pipefail
 
-readonly here=${BASH_SOURCE[0]%/*}
-root=$(cd "$here/../.." && pwd)
-readonly root
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=${here%/manifests/demo}
+readonly here root
 readonly target=${CARGO_TARGET_DIR:-$root/target}
 readonly label=reeve-demo.content # demo.sh removes by it: images that carry it are ours
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -79,7 +79,7 @@ import() { # tag, root, digest, docker import options…
 consul_image() {
     local tag=localhost/reeve-consul:1 binary content tree=$work/consul
     binary=$(readlink -f "$(command -v consul)")
-    content=$(digest "$binary" "${BASH_SOURCE[0]}")
+    content=$(digest "$binary" "$here/images.sh")
     if up_to_date "$tag" "$content"; then return; fi
     base_system "$tree"
     copy_with_libraries "$binary" "$tree" /usr/bin/consul
@@ -104,8 +104,8 @@ END
 # Any profile will do; the newest that was built from the present source is taken.
 web_binary() {
     local profile
-    if [[ -n ${REEVE_WEB:-} ]]; then
-        printf '%s' "$REEVE_WEB"
+    if [[ -n ${DEMO_WEB:-} ]]; then
+        printf '%s' "$DEMO_WEB"
         return
     fi
     for profile in release debug; do
@@ -114,7 +114,7 @@ web_binary() {
         return
     done
     command -v cargo >/dev/null 2>&1 || fail 'cargo is missing, and the web server must be built' \
-        "Install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml") or later, with cargo, by the means of your choice."
+        "$here/toolchain.sh says what to install."
     say 'building reeve-web' >&2
     cargo build --quiet --locked --manifest-path "$root/Cargo.toml" --bin reeve-web >&2 ||
         fail 'reeve-web does not build' 'The compiler says why, above.'
@@ -123,7 +123,7 @@ web_binary() {
 
 web_images() {
     local content binary version missing=() tree=$work/web
-    content=$(digest "$here/web.rs" "${BASH_SOURCE[0]}")
+    content=$(digest "$here/web.rs" "$here/images.sh")
     for version in 1 2; do
         up_to_date "localhost/reeve-web:$version" "$content" || missing+=("$version")
     done

@@ -5,8 +5,8 @@
 # Only what is missing is installed and only what does not answer is started, so that running it again
 # costs a few milliseconds and a machine with a Docker of its own keeps it.
 #
-#   REEVE_CONSUL_MIRROR   where Debian 11 is found, when the machine's own Debian mirror no longer has it
-#   REEVE_DOCKER_WAIT     seconds to wait for the engine's first answer (default 60)
+#   DEMO_CONSUL_MIRROR   where Debian 11 is found, when the machine's own Debian mirror no longer has it
+#   DEMO_DOCKER_WAIT     seconds to wait for the engine's first answer (default 60)
 set -euo pipefail
 
 readonly consul_suite=bullseye # the last Debian that has a package of Consul
@@ -15,7 +15,7 @@ readonly suite_pin=/etc/apt/preferences.d/reeve-consul
 readonly policy=/usr/sbin/policy-rc.d
 readonly policy_mark='# placed by reeve servers.sh while it installs'
 readonly docker_log=/var/log/dockerd.log
-readonly docker_wait=${REEVE_DOCKER_WAIT:-60}
+readonly docker_wait=${DEMO_DOCKER_WAIT:-60}
 readonly started_at=$SECONDS
 
 # nginx and dockerd are in sbin, which is not on every user's path.
@@ -83,10 +83,10 @@ debian_mirror() {
 # A low pin lets Consul come from that suite because no other has it, and nothing else at all.
 add_consul_suite() {
     local uri keyring
-    uri=${REEVE_CONSUL_MIRROR:-$(debian_mirror)}
+    uri=${DEMO_CONSUL_MIRROR:-$(debian_mirror)}
     [[ -n $uri ]] || fail "no Debian mirror among this machine's apt sources, so no place to take Consul from" \
         'Install Consul yourself (any version; it only has to be on the PATH), or' \
-        "set REEVE_CONSUL_MIRROR to a Debian mirror that has the suite $consul_suite."
+        "set DEMO_CONSUL_MIRROR to a Debian mirror that has the suite $consul_suite."
 
     say "adding the Debian suite $consul_suite with pin 50, for Consul only ($suite_list)"
     cat >"$suite_pin" <<END
@@ -116,7 +116,7 @@ END
     rm -f "$suite_list" "$suite_pin" # a list that does not work would break the machine's next apt update
     fail "the mirror $uri does not offer Consul in the suite $consul_suite" \
         'Debian moves old suites to its archive after some years; mirrors drop them then.' \
-        "Set REEVE_CONSUL_MIRROR to a mirror that has dists/$consul_suite/main, or install Consul yourself," \
+        "Set DEMO_CONSUL_MIRROR to a mirror that has dists/$consul_suite/main, or install Consul yourself," \
         'and run this again.'
 }
 
@@ -143,6 +143,7 @@ install_missing() {
     have consul || missing+=(consul)
     have busybox || missing+=(busybox-static)
     have curl || missing+=(curl)
+    have ss || missing+=(iproute2) # tells who holds a port
     ((${#missing[@]})) || return 0
 
     ((EUID == 0)) || fail "not root, and these are missing: ${missing[*]}" 'Run this as root, or install them first.'
