@@ -38,7 +38,7 @@ const SELDOM_LOOK: Duration = Duration::from_secs(10);
 /// everything is built to survive.
 const STOP_GRACE: Duration = Duration::from_millis(1500);
 
-/// Waves that a published plan looks ahead: the preview of a huge roll-out must not cost every pass.
+/// The daemon of one project, ready to run.
 pub struct Controller {
     pub engine: Arc<Engine>,
     pub source: SpecSource,
@@ -72,7 +72,9 @@ impl Controller {
         let mut state = LoopState::default();
         self.metrics.spec(true, &self.source.spec().digest);
         self.trigger.wake(WakeSource::Signal, Timestamp::now());
-        let mut last_pass = Instant::now() - settings.quiet;
+        let now = Instant::now();
+        // The first pass is not part of a burst.
+        let mut last_pass = now.checked_sub(settings.quiet).unwrap_or(now);
         loop {
             let deadline = state.next_look(last_pass, settings.resync);
             let woken = tokio::select! {
