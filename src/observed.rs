@@ -388,6 +388,8 @@ pub struct Nginx {
     pub retiring_workers: usize,
     /// For each listen address of the interest that the loaded generation does not hold: can it be bound?
     pub listens: BTreeMap<Listen, ListenState>,
+    /// SHA-256 of the TLS files of the interest, by upstream and path. A file that cannot be read is missing here.
+    pub tls: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -441,7 +443,8 @@ impl GenerationId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
     pub manifest: Arc<Manifest>,
-    /// Names of files whose bytes are not the manifest's (edited), that are missing, or that do not belong.
+    /// Names of files whose bytes are not the manifest's (edited), that are missing, or that do not belong. With
+    /// `manifest.json` among them the manifest is empty, and what the generation routes to is not known.
     pub damaged: Vec<String>,
     /// nginx's message when the check refused it.
     pub rejected: Option<String>,
