@@ -474,7 +474,8 @@ impl GenerationId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
     pub manifest: Arc<Manifest>,
-    /// Names of files whose bytes are not the manifest's (edited), that are missing, or that do not belong.
+    /// Names of files whose bytes are not the manifest's (edited), that are missing, or that do not belong. With
+    /// `manifest.json` among them the manifest is empty, and what the generation routes to is not known.
     pub damaged: Vec<String>,
     pub created_at: Timestamp,
     /// The check refused it.

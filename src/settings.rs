@@ -85,6 +85,9 @@ pub struct NginxSettings {
     pub binary: PathBuf,
     /// The main configuration.
     pub config: PathBuf,
+    /// nginx's prefix (`-p`), which relative paths in the main configuration are resolved against. `None`: the one that it
+    /// was built with.
+    pub prefix: Option<PathBuf>,
     /// Start nginx when it does not run.
     pub start: bool,
     /// Where nginx tells which generation it has loaded. Loopback only.

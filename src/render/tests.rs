@@ -77,7 +77,9 @@ fn golden(name: &str, upstreams: &BTreeMap<String, RoutedUpstream>) {
         std::fs::write(&path, &text).expect("written");
     }
     let wanted = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(text, wanted, "{} differs; REEVE_GOLDEN=overwrite writes it anew", path.display());
+    let diff = similar::TextDiff::from_lines(&wanted, &text);
+    let diff = diff.unified_diff().context_radius(2).to_string();
+    assert!(text == wanted, "{} differs; REEVE_GOLDEN=overwrite writes it anew\n{diff}", path.display());
 }
 
 #[test]

@@ -1,1 +1,239 @@
-//! The nginx backend.
+//! nginx on this host: what is on disk, what runs, what is loaded; and the actions that change it.
+//!
+//! Owns everything below `<directory>/generations`, and `<directory>/current`. It never writes into nginx's own folders
+//! (except for the moment of a check, a copy of the main configuration beside it), never changes what stands in a written
+//! generation, and decides nothing: which generation is wanted is the planner's.
+//!
+//! - `generations`: the folders, the link, manifests, damage, refusals.
+//! - `main_config`: the user's main configuration: the include line, the copy for the check.
+//! - `binary`: running nginx (`-V`, `-t`, start). `process`: `/proc`. `probe`, `loaded`: what the workers answer.
+//! - `listens`: can an address be bound? `actions`: what the actions do. `watch`: what wakes the loop.
+
+mod actions;
+mod binary;
+mod files;
+mod generations;
+mod glob;
+mod listens;
+mod loaded;
+mod main_config;
+mod probe;
+mod process;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use self::binary::{Binary, Build};
+use self::files::{Files, Stamp};
+use self::generations::{Found, Generations, Manifests};
+use self::loaded::{Observer, blocking};
+use self::main_config::{MainConfig, Sources};
+use crate::backend::directory::check_owner;
+use crate::observed::{self, Generation, GenerationId, Interest, Loaded, NginxProcess};
+use crate::settings::NginxSettings;
+use crate::spec::Owner;
+use crate::spec::upstream::Listen;
+use crate::world::ViewError;
+
+pub use self::generations::MANIFEST_FILE;
+
+/// nginx on this host, as one owner of one folder sees it. Cheap to clone; clones share what they remember.
+#[derive(Debug, Clone)]
+pub struct Nginx {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    binary: Binary,
+    /// The main configuration; absolute.
+    config: PathBuf,
+    prefix: Option<PathBuf>,
+    load_timeout: Duration,
+    directory: PathBuf,
+    owner: Owner,
+    generations: Generations,
+    observer: Observer,
+    memory: Mutex<Memory>,
+    /// One action at a time: they share the link, the folder and the process.
+    acting: tokio::sync::Mutex<()>,
+}
+
+/// What was read before, to be looked at and not read again. Never a fact: all of it can be read anew at any time.
+#[derive(Debug, Default)]
+struct Memory {
+    build: Option<(Stamp, Build)>,
+    files: Files,
+    sources: Sources,
+    manifests: Manifests,
+}
+
+/// What stands on disk.
+#[derive(Debug)]
+struct Disk {
+    main: MainConfig,
+    current: Option<GenerationId>,
+    generations: BTreeMap<GenerationId, Generation>,
+    /// All folders, also those that do not count as generations (unchecked, or refused for a reason that may be gone).
+    ids: BTreeSet<GenerationId>,
+    /// Those of them whose refusal no longer holds.
+    retry: BTreeSet<GenerationId>,
+}
+
+impl Nginx {
+    /// `directory`: reeve's folder. Nothing is read or written yet.
+    pub fn new(settings: &NginxSettings, directory: PathBuf, owner: Owner) -> Self {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let directory = absolute(&directory);
+        Self {
+            shared: Arc::new(Shared {
+                binary: Binary::new(settings.binary.clone(), settings.prefix.clone()),
+                config: absolute(&settings.config),
+                prefix: settings.prefix.as_deref().map(absolute),
+                load_timeout: settings.load_timeout,
+                generations: Generations::new(directory.clone()),
+                directory,
+                owner,
+                observer: Observer::new(settings.probe),
+                memory: Mutex::default(),
+                acting: tokio::sync::Mutex::default(),
+            }),
+        }
+    }
+
+    /// Everything that can be seen of nginx. Writes nothing.
+    ///
+    /// # Errors
+    /// nginx is not installed, the main configuration cannot be read, the folder is another owner's, or nginx runs and does
+    /// not answer.
+    pub async fn view(&self, interest: &Interest) -> Result<observed::Nginx, ViewError> {
+        self.look(interest).await.map_err(ViewError)
+    }
+
+    async fn look(&self, interest: &Interest) -> Result<observed::Nginx, String> {
+        let shared = &self.shared;
+        let build = shared.build().await?;
+        let version = build.version.clone();
+        let disk = {
+            let shared = shared.clone();
+            blocking(move || shared.disk(&build, true)).await?
+        };
+        let tls = {
+            let shared = shared.clone();
+            let wanted = interest.tls_files.clone();
+            blocking(move || shared.tls_digests(&wanted)).await
+        };
+        let look = shared.observer.look(&disk.main.pid_file, &disk.ids).await?;
+
+        // What the workers that answer hold. With a manifest that cannot be believed, nothing is known to be held.
+        let ids: Vec<&GenerationId> = match &look.loaded {
+            Loaded::Generation(id) => vec![id],
+            Loaded::Mixed(ids) => ids.iter().collect(),
+            Loaded::Nothing | Loaded::Stranger(_) => Vec::new(),
+        };
+        let held: BTreeSet<Listen> = ids
+            .into_iter()
+            .filter_map(|id| disk.generations.get(id))
+            .flat_map(|generation| generation.manifest.upstreams.values().map(|one| one.upstream.listen))
+            .collect();
+        let master = match look.process {
+            NginxProcess::Running { master } => Some(master),
+            NginxProcess::Stopped | NginxProcess::Orphans { .. } => None,
+        };
+        let held = if master.is_some() { held } else { BTreeSet::new() };
+        let wanted = interest.listens.clone();
+        let listens = blocking(move || listens::states(&wanted, &held, master)).await;
+
+        Ok(observed::Nginx {
+            version,
+            include_line: shared.include_line(),
+            included: disk.main.included(),
+            config: shared.config.display().to_string(),
+            process: look.process,
+            current: disk.current,
+            generations: disk.generations,
+            loaded: look.loaded,
+            retiring_workers: look.retiring_workers,
+            listens,
+            tls,
+        })
+    }
+}
+
+impl Shared {
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn include_line(&self) -> String {
+        main_config::include_line(&self.generations.entry())
+    }
+
+    /// What nginx was built with; asked again only when the program is another one.
+    async fn build(&self) -> Result<Build, String> {
+        let stamp = self.binary.stamp()?;
+        if let Some((known, build)) = &self.memory().build
+            && *known == stamp
+        {
+            return Ok(build.clone());
+        }
+        let build = self.binary.build().await?;
+        self.memory().build = Some((stamp, build.clone()));
+        Ok(build)
+    }
+
+    /// Reads the main configuration and the generations. Blocks.
+    fn disk(&self, build: &Build, with_text: bool) -> Result<Disk, String> {
+        check_owner(&self.directory, &self.owner)?;
+        let mut memory = self.memory();
+        let Memory { files, sources, manifests, .. } = &mut *memory;
+        let main = self.main_config(build, sources, files)?;
+        let current = self.generations.current()?;
+        let ids = self.generations.ids()?;
+        let mut surroundings = None;
+        let mut found = BTreeMap::new();
+        let mut retry = BTreeSet::new();
+        for id in &ids {
+            let is_current = with_text && current.as_ref() == Some(id);
+            let Some(Found::Complete(generation, rejection)) = self.generations.read(id, is_current, files, manifests)?
+            else {
+                continue;
+            };
+            if let Some(rejection) = rejection {
+                let now = surroundings.get_or_insert_with(|| self.surroundings(&main, sources, files, build));
+                if !rejection.holds(now, Timestamp::now()) {
+                    retry.insert(id.clone());
+                    continue;
+                }
+            }
+            found.insert(id.clone(), generation);
+        }
+        manifests.retain(|_, manifest| found.values().any(|generation| Arc::ptr_eq(&generation.manifest, manifest)));
+        files.forget_unused();
+        Ok(Disk { main, current, generations: found, ids, retry })
+    }
+
+    fn main_config(&self, build: &Build, sources: &mut Sources, files: &mut Files) -> Result<MainConfig, String> {
+        let prefix = self.prefix.as_ref().unwrap_or(&build.prefix);
+        MainConfig::read(sources, files, &self.config, &self.generations.entry(), build, prefix)
+    }
+
+    fn surroundings(&self, main: &MainConfig, sources: &mut Sources, files: &mut Files, build: &Build) -> String {
+        main.surroundings(sources, files, &self.generations.entry(), &build.version)
+    }
+
+    /// Digests of the TLS files, by upstream and path. One that cannot be read is missing.
+    fn tls_digests(&self, wanted: &BTreeMap<String, Vec<PathBuf>>) -> BTreeMap<String, BTreeMap<String, String>> {
+        let mut memory = self.memory();
+        let mut digest = |path: &PathBuf| {
+            let content = memory.files.get(path).ok()?;
+            Some((path.display().to_string(), content.digest.to_string()))
+        };
+        wanted.iter().map(|(upstream, paths)| (upstream.clone(), paths.iter().filter_map(&mut digest).collect())).collect()
+    }
+}

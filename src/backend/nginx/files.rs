@@ -1,0 +1,128 @@
+//! Files as reeve sees them again and again: read once, and only looked at (`stat`) until they change.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+use crate::spec::container::hex;
+
+/// Files that changed so recently are read again at the next look: a second edit within the clock's grain would not show.
+const SETTLED: Duration = Duration::from_millis(1500);
+
+/// Tells two states of a file apart without reading it. With the time of the inode's change, so that an edit that puts
+/// the old modification time back still shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Follows symbolic links.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let data = std::fs::metadata(path)?;
+        Ok(Self {
+            device: data.dev(),
+            inode: data.ino(),
+            size: data.size(),
+            modified: (data.mtime(), data.mtime_nsec()),
+            changed: (data.ctime(), data.ctime_nsec()),
+        })
+    }
+
+    /// One line, for a digest over many files.
+    pub fn line(&self) -> String {
+        format!("{}:{}:{}:{:?}:{:?}", self.device, self.inode, self.size, self.modified, self.changed)
+    }
+
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let seconds = u64::try_from(self.changed.0).unwrap_or(0);
+        let nanos = u32::try_from(self.changed.1).unwrap_or(0);
+        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
+        now.duration_since(changed).is_ok_and(|age| age > SETTLED)
+    }
+}
+
+/// One file's content, and its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// SHA-256, in hexadecimal digits.
+    pub digest: Arc<str>,
+    /// Bytes that are no UTF-8 are replaced: this is for reading, the digest is for comparing.
+    pub text: Arc<str>,
+}
+
+#[derive(Debug, Default)]
+pub struct Files {
+    known: BTreeMap<PathBuf, (Stamp, Content)>,
+    /// Looked at since the last `forget_unused`.
+    used: std::collections::BTreeSet<PathBuf>,
+}
+
+impl Files {
+    /// The file's content as it is now; read only when its stamp is another one.
+    ///
+    /// # Errors
+    /// The system's, for a file that cannot be looked at or read, and for one larger than 16 MiB.
+    pub fn get(&mut self, path: &Path) -> io::Result<Content> {
+        const LARGEST: u64 = 16 * 1024 * 1024;
+        let stamp = Stamp::of(path)?;
+        self.used.insert(path.to_owned());
+        if let Some((known, content)) = self.known.get(path)
+            && *known == stamp
+        {
+            return Ok(content.clone());
+        }
+        if stamp.size > LARGEST {
+            return Err(io::Error::other("it is larger than 16 MiB"));
+        }
+        let now = SystemTime::now();
+        let bytes = std::fs::read(path)?;
+        let content = Content {
+            digest: hex(&Sha256::digest(&bytes)).into(),
+            text: String::from_utf8_lossy(&bytes).into_owned().into(),
+        };
+        if stamp.is_settled(now) {
+            self.known.insert(path.to_owned(), (stamp, content.clone()));
+        } else {
+            self.known.remove(path);
+        }
+        Ok(content)
+    }
+
+    /// Drops what nobody asked for since the last call, so that removed generations do not stay in memory.
+    pub fn forget_unused(&mut self) {
+        let used = std::mem::take(&mut self.used);
+        self.known.retain(|path, _| used.contains(path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_of_the_same_length_with_the_old_time_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let mut files = Files::default();
+        std::fs::write(&path, "one").expect("written");
+        let first = files.get(&path).expect("read");
+        let time = std::fs::metadata(&path).expect("there").modified().expect("a time");
+        std::fs::write(&path, "two").expect("written");
+        std::fs::File::options().write(true).open(&path).expect("open").set_modified(time).expect("set");
+        let second = files.get(&path).expect("read");
+        assert_ne!(first.digest, second.digest);
+        assert_eq!(&*second.text, "two");
+        std::fs::remove_file(&path).expect("removed");
+        assert!(files.get(&path).is_err(), "a missing file is never remembered");
+    }
+}

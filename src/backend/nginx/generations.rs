@@ -1,0 +1,533 @@
+//! Generations on disk: `generations/<id>/`, and the link `current`.
+//!
+//! ```text
+//! <directory>/current -> generations/<id>       switched atomically
+//! <directory>/generations/<id>/reeve.conf       includes the others by absolute path
+//!                             /files/*.conf
+//!                             /manifest.json    what it was rendered from, and the digest of every file
+//!                             /manifest.sha256  the manifest's own digest
+//!                             /unchecked        until nginx has accepted it: a crash before that leaves nothing to trust
+//!                             /rejected         nginx's message, when it has refused it
+//! ```
+//!
+//! A generation is written as a whole and never changed. It must not ask nginx anything: that is `mod`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+
+use super::files::Files;
+use crate::backend::directory::{sync_folder, write_atomic};
+use crate::observed::{Generation, GenerationId, Manifest};
+use crate::plan::action::NewGeneration;
+use crate::render::ENTRY_FILE;
+use crate::spec::container::hex;
+
+/// The manifest's name, also in `Generation::damaged`: it then cannot be believed, and what the generation routes to is
+/// not known.
+pub const MANIFEST_FILE: &str = "manifest.json";
+const MANIFEST_DIGEST_FILE: &str = "manifest.sha256";
+const UNCHECKED_FILE: &str = "unchecked";
+const REJECTED_FILE: &str = "rejected";
+const FILES_FOLDER: &str = "files";
+
+/// A refusal is believed so long, at most: what was missing (a folder for a log, a name server) may be there by now.
+const REJECTION_EXPIRES: SignedDuration = SignedDuration::from_mins(10);
+
+/// From so many files on, one sync of the whole file system is faster than one for each.
+const SYNC_EACH_UP_TO: usize = 32;
+
+/// Names of other files that a generation's folder may hold.
+fn is_own_file(name: &str) -> bool {
+    [MANIFEST_FILE, MANIFEST_DIGEST_FILE, UNCHECKED_FILE, REJECTED_FILE].contains(&name)
+}
+
+/// The generations of one folder of reeve's.
+#[derive(Debug, Clone)]
+pub struct Generations {
+    directory: PathBuf,
+}
+
+/// Parsed manifests, by the digest of their text.
+pub type Manifests = BTreeMap<Arc<str>, Arc<Manifest>>;
+
+/// What a folder holds.
+#[derive(Debug)]
+pub enum Found {
+    /// Written, and never checked: a crash came in between. As good as not there.
+    Unchecked,
+    Complete(Generation, Option<Rejection>),
+}
+
+/// nginx's refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    pub message: String,
+    /// Digest of everything that nginx read besides the generation.
+    pub surroundings: String,
+    pub at: Timestamp,
+}
+
+impl Rejection {
+    /// Does it still say something about the world as it is?
+    pub fn holds(&self, surroundings: &str, now: Timestamp) -> bool {
+        self.surroundings == surroundings && now.duration_since(self.at) < REJECTION_EXPIRES
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (head, message) = text.split_once("\n\n")?;
+        let mut words = head.split_whitespace();
+        let (Some("surroundings"), Some(surroundings), Some("at"), Some(at)) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            return None;
+        };
+        Some(Self { message: message.trim_end().to_owned(), surroundings: surroundings.to_owned(), at: at.parse().ok()? })
+    }
+
+    fn text(&self) -> String {
+        format!("surroundings {} at {}\n\n{}\n", self.surroundings, self.at, self.message)
+    }
+}
+
+impl Generations {
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    pub fn folder(&self) -> PathBuf {
+        self.directory.join("generations")
+    }
+
+    pub fn path(&self, id: &GenerationId) -> PathBuf {
+        self.folder().join(id.to_string())
+    }
+
+    pub fn link(&self) -> PathBuf {
+        self.directory.join("current")
+    }
+
+    /// The file that the main configuration includes.
+    pub fn entry(&self) -> PathBuf {
+        self.link().join(ENTRY_FILE)
+    }
+
+    /// What `current` points at; `None`: there is no link, or it points at nothing of ours.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn current(&self) -> Result<Option<GenerationId>, String> {
+        let link = self.link();
+        match fs::read_link(&link) {
+            Ok(target) => {
+                let inside = target.parent().is_some_and(|parent| self.directory.join(parent) == self.folder());
+                let name = target.file_name().and_then(|name| name.to_str());
+                Ok(name.filter(|_| inside).and_then(GenerationId::parse))
+            }
+            // No link, or somebody has put a folder there.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(None),
+            Err(error) => Err(format!("cannot read {}: {error}", link.display())),
+        }
+    }
+
+    /// The ids of all folders, in no state in particular. A missing folder holds none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn ids(&self) -> Result<BTreeSet<GenerationId>, String> {
+        let folder = self.folder();
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) => return Err(format!("cannot read {}: {error}", folder.display())),
+        };
+        let mut ids = BTreeSet::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+            let name = entry.file_name();
+            // Only what `Display` writes: `01` and `1` would be two folders of one id.
+            ids.extend(name.to_str().and_then(GenerationId::parse).filter(|id| name == id.to_string().as_str()));
+        }
+        Ok(ids)
+    }
+
+    /// Reads one generation; `None`: its folder does not exist.
+    ///
+    /// # Errors
+    /// The system's, for the folder. A file that cannot be read is damage.
+    pub fn read(
+        &self,
+        id: &GenerationId,
+        with_text: bool,
+        files: &mut Files,
+        manifests: &mut Manifests,
+    ) -> Result<Option<Found>, String> {
+        let folder = self.path(id);
+        let present = match names(&folder) {
+            Ok(present) => present,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("cannot read {}: {error}", folder.display())),
+        };
+        if present.contains(UNCHECKED_FILE) {
+            return Ok(Some(Found::Unchecked));
+        }
+        let rejection = present.contains(REJECTED_FILE).then(|| {
+            let text = files.get(&folder.join(REJECTED_FILE)).map(|content| content.text);
+            let text = text.unwrap_or_default();
+            // A record that somebody has edited still says that nginx refused.
+            Rejection::parse(&text).unwrap_or_else(|| Rejection {
+                message: text.trim().to_owned(),
+                surroundings: String::new(),
+                at: Timestamp::UNIX_EPOCH,
+            })
+        });
+        let mut damaged = Vec::new();
+        let manifest = manifest(&folder, files, manifests).unwrap_or_else(|| {
+            damaged.push(MANIFEST_FILE.to_owned());
+            Arc::default()
+        });
+        let mut texts = BTreeMap::new();
+        for (name, digest) in &manifest.files {
+            let content = files.get(&folder.join(name)).ok();
+            if content.as_ref().is_none_or(|content| *content.digest != **digest) {
+                damaged.push(name.clone());
+            }
+            if let Some(content) = content.filter(|_| with_text) {
+                texts.insert(name.clone(), content.text);
+            }
+        }
+        let strangers = present.iter().filter(|name| !is_own_file(name) && !manifest.files.contains_key(*name));
+        // Without a manifest nothing is known to belong.
+        damaged.extend(strangers.filter(|_| !manifest.files.is_empty()).cloned());
+        let rejected = rejection.as_ref().map(|rejection| rejection.message.clone());
+        Ok(Some(Found::Complete(Generation { manifest, damaged, rejected, files: texts }, rejection)))
+    }
+
+    /// Writes a generation's folder, marked as unchecked. Lasting when it returns. Whatever stood there is gone.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, new: &NewGeneration) -> Result<(), String> {
+        let folder = self.folder();
+        let temporary = folder.join(format!(".new-{}", new.id));
+        let fail = |error: io::Error| format!("cannot write the generation {} in {}: {error}", new.id, folder.display());
+        fs::create_dir_all(&folder).map_err(fail)?;
+        remove_tree(&temporary).map_err(fail)?;
+        self.write_files(&temporary, new).map_err(fail)?;
+        let place = self.path(&new.id);
+        self.discard(&place).map_err(fail)?;
+        fs::rename(&temporary, &place).map_err(fail)?;
+        sync_folder(&folder).map_err(fail)
+    }
+
+    fn write_files(&self, folder: &Path, new: &NewGeneration) -> io::Result<()> {
+        fs::create_dir_all(folder.join(FILES_FOLDER))?;
+        let each = new.files.len() <= SYNC_EACH_UP_TO;
+        let mut manifest = new.manifest.clone();
+        for (name, text) in &new.files {
+            manifest.files.insert(name.clone(), hex(&Sha256::digest(text.as_bytes())));
+            write(&folder.join(name), text.as_bytes(), each)?;
+        }
+        let text = serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?;
+        write(&folder.join(MANIFEST_FILE), &text, each)?;
+        write(&folder.join(MANIFEST_DIGEST_FILE), hex(&Sha256::digest(&text)).as_bytes(), each)?;
+        write(&folder.join(UNCHECKED_FILE), b"nginx has not accepted this generation yet\n", each)?;
+        if each {
+            sync_folder(&folder.join(FILES_FOLDER))?;
+            return sync_folder(folder);
+        }
+        Ok(rustix::fs::syncfs(fs::File::open(folder)?)?)
+    }
+
+    /// nginx has accepted it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn mark_checked(&self, id: &GenerationId) -> Result<(), String> {
+        let folder = self.path(id);
+        fs::remove_file(folder.join(UNCHECKED_FILE))
+            .and_then(|()| sync_folder(&folder))
+            .map_err(|error| format!("cannot mark the generation {id} as checked in {}: {error}", folder.display()))
+    }
+
+    /// nginx has refused it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn mark_rejected(&self, id: &GenerationId, rejection: &Rejection) -> Result<(), String> {
+        let folder = self.path(id);
+        write_atomic(&folder.join(REJECTED_FILE), rejection.text().as_bytes(), 0o644)
+            .map_err(|error| format!("cannot record the refusal of the generation {id} in {}: {error}", folder.display()))?;
+        self.mark_checked(id)
+    }
+
+    /// Points `current` at a generation.
+    ///
+    /// # Errors
+    /// The system's; a real folder in the place of the link.
+    pub fn switch(&self, id: &GenerationId) -> Result<(), String> {
+        let link = self.link();
+        let temporary = self.directory.join(".current-new");
+        let fail = |error: io::Error| format!("cannot point {} at the generation {id}: {error}", link.display());
+        match fs::remove_file(&temporary) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(fail(error)),
+        }
+        if fs::symlink_metadata(&link).is_ok_and(|data| data.is_dir()) {
+            return Err(format!("{} is a folder, and should be a link that reeve makes: move it away", link.display()));
+        }
+        // Relative, so that the folder can be moved as a whole.
+        symlink(Path::new("generations").join(id.to_string()), &temporary).map_err(fail)?;
+        fs::rename(&temporary, &link).map_err(fail)?;
+        sync_folder(&self.directory).map_err(fail)
+    }
+
+    /// Removes a generation; one that is not there is success.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove(&self, id: &GenerationId) -> Result<(), String> {
+        let path = self.path(id);
+        self.discard(&path).map_err(|error| format!("cannot remove {}: {error}", path.display()))
+    }
+
+    /// Removes what an earlier process has begun and not ended. Only the one writer may call it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn clean(&self) -> Result<(), String> {
+        let folder = self.folder();
+        let fail = |error: io::Error| format!("cannot clean up {}: {error}", folder.display());
+        let names = match fs::read_dir(&folder) {
+            Ok(entries) => entries.flatten().map(|entry| entry.file_name()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(fail(error)),
+        };
+        for name in names {
+            let text = name.to_string_lossy();
+            let path = folder.join(&name);
+            let begun = [".new-", ".removed-", ".check-"].iter().any(|prefix| text.starts_with(prefix));
+            let unchecked = GenerationId::parse(&text).is_some() && path.join(UNCHECKED_FILE).exists();
+            if begun || unchecked {
+                remove_tree(&path).map_err(fail)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// First out of sight, then away: a crash in between leaves no half of a generation.
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        let Some(name) = path.file_name().filter(|_| path.exists()) else { return Ok(()) };
+        let hidden = self.folder().join(format!(".removed-{}", name.to_string_lossy()));
+        remove_tree(&hidden)?;
+        fs::rename(path, &hidden)?;
+        sync_folder(&self.folder())?;
+        remove_tree(&hidden)
+    }
+}
+
+/// Every file below a folder of a generation, by its path from there.
+fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![(folder.to_owned(), String::new())];
+    while let Some((path, prefix)) = open.pop() {
+        for entry in fs::read_dir(&path)? {
+            let entry = entry?;
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            let expected = name == FILES_FOLDER;
+            if entry.file_type()?.is_dir() {
+                // A folder of somebody else's is named once, whatever it holds.
+                if expected {
+                    open.push((entry.path(), format!("{name}/")));
+                    continue;
+                }
+            }
+            found.insert(name);
+        }
+    }
+    Ok(found)
+}
+
+fn manifest(folder: &Path, files: &mut Files, manifests: &mut Manifests) -> Option<Arc<Manifest>> {
+    let content = files.get(&folder.join(MANIFEST_FILE)).ok()?;
+    let digest = files.get(&folder.join(MANIFEST_DIGEST_FILE)).ok()?;
+    if digest.text.trim() != &*content.digest {
+        return None;
+    }
+    if let Some(manifest) = manifests.get(&content.digest) {
+        return Some(manifest.clone());
+    }
+    let manifest: Arc<Manifest> = Arc::new(serde_json::from_str(&content.text).ok()?);
+    manifests.insert(content.digest, manifest.clone());
+    Some(manifest)
+}
+
+fn write(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(bytes)?;
+    if sync { file.sync_all() } else { Ok(()) }
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u32) -> GenerationId {
+        GenerationId { hash: "abcdef012345".to_owned(), number }
+    }
+
+    fn new(number: u32) -> NewGeneration {
+        let files = [("reeve.conf", "include x;\n"), ("files/upstream-a.conf", "upstream a { }\n")];
+        NewGeneration {
+            id: id(number),
+            manifest: Manifest { owner: "shop@edge-1".to_owned(), template: "t".to_owned(), ..Manifest::default() },
+            files: files.map(|(name, text)| (name.to_owned(), Arc::from(text))).into(),
+        }
+    }
+
+    struct Place {
+        _folder: tempfile::TempDir,
+        generations: Generations,
+        files: Files,
+        manifests: Manifests,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let generations = Generations::new(folder.path().to_owned());
+            Self { _folder: folder, generations, files: Files::default(), manifests: Manifests::new() }
+        }
+
+        fn checked(number: u32) -> Self {
+            let place = Self::new();
+            place.generations.write(&new(number)).expect("written");
+            place.generations.mark_checked(&id(number)).expect("marked");
+            place
+        }
+
+        fn read(&mut self, number: u32) -> Option<Found> {
+            self.generations.read(&id(number), true, &mut self.files, &mut self.manifests).expect("readable")
+        }
+
+        fn generation(&mut self, number: u32) -> Generation {
+            match self.read(number) {
+                Some(Found::Complete(generation, _)) => generation,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_undamaged_after_the_check() {
+        let mut place = Place::new();
+        assert!(place.read(1).is_none());
+        assert_eq!(place.generations.ids(), Ok(BTreeSet::new()), "a missing folder holds none");
+        place.generations.write(&new(1)).expect("written");
+        assert!(matches!(place.read(1), Some(Found::Unchecked)), "a crash before the check must leave nothing to trust");
+        place.generations.mark_checked(&id(1)).expect("marked");
+        let generation = place.generation(1);
+        assert_eq!(generation.damaged, Vec::<String>::new());
+        assert_eq!(&*generation.files["reeve.conf"], "include x;\n");
+        assert_eq!(generation.manifest.owner, "shop@edge-1");
+        assert_eq!(generation.rejected, None);
+        assert_eq!(place.generations.ids(), Ok(BTreeSet::from([id(1)])));
+    }
+
+    #[test]
+    fn an_edited_a_missing_and_an_added_file_are_damage() {
+        let mut place = Place::checked(1);
+        let folder = place.generations.path(&id(1));
+        fs::write(folder.join("reeve.conf"), "include y;\n").expect("edited");
+        assert_eq!(place.generation(1).damaged, ["reeve.conf"]);
+        assert_eq!(&*place.generation(1).files["reeve.conf"], "include y;\n", "the present text is what a plan shows");
+        fs::remove_file(folder.join("files/upstream-a.conf")).expect("removed");
+        assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf"]);
+        fs::write(folder.join("files/other.conf"), "").expect("added");
+        fs::create_dir(folder.join("more")).expect("added");
+        assert_eq!(
+            place.generation(1).damaged,
+            ["files/upstream-a.conf", "reeve.conf", "files/other.conf", "more"]
+        );
+    }
+
+    #[test]
+    fn a_manifest_that_was_edited_is_not_believed() {
+        let mut place = Place::checked(1);
+        let path = place.generations.path(&id(1)).join(MANIFEST_FILE);
+        let text = fs::read_to_string(&path).expect("there");
+        fs::write(&path, text.replace("shop@edge-1", "blog@edge-1")).expect("edited");
+        let generation = place.generation(1);
+        assert_eq!(generation.damaged, [MANIFEST_FILE]);
+        assert_eq!(*generation.manifest, Manifest::default());
+        fs::remove_file(&path).expect("removed");
+        assert_eq!(place.generation(1).damaged, [MANIFEST_FILE]);
+    }
+
+    #[test]
+    fn a_refusal_holds_until_its_surroundings_change_or_its_time_is_over() {
+        let mut place = Place::new();
+        place.generations.write(&new(1)).expect("written");
+        let at: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let rejection =
+            Rejection { message: "nginx: [emerg] no\nmore".to_owned(), surroundings: "abc".to_owned(), at };
+        place.generations.mark_rejected(&id(1), &rejection).expect("marked");
+        let Some(Found::Complete(generation, Some(read))) = place.read(1) else { panic!("not rejected") };
+        assert_eq!(generation.rejected.as_deref(), Some("nginx: [emerg] no\nmore"));
+        assert_eq!(generation.damaged, Vec::<String>::new());
+        assert_eq!(read, rejection);
+        assert!(read.holds("abc", at + SignedDuration::from_mins(9)));
+        assert!(!read.holds("abc", at + SignedDuration::from_mins(11)));
+        assert!(!read.holds("def", at));
+    }
+
+    #[test]
+    fn current_is_switched_as_a_link_and_never_over_a_folder() {
+        let place = Place::checked(1);
+        assert_eq!(place.generations.current(), Ok(None));
+        place.generations.switch(&id(1)).expect("switched");
+        assert_eq!(place.generations.current(), Ok(Some(id(1))));
+        assert_eq!(fs::read_to_string(place.generations.entry()).expect("there"), "include x;\n");
+        place.generations.switch(&id(2)).expect("switched");
+        assert_eq!(place.generations.current(), Ok(Some(id(2))));
+        fs::remove_file(place.generations.link()).expect("removed");
+        symlink("/elsewhere/abcdef012345-1", place.generations.link()).expect("linked");
+        assert_eq!(place.generations.current(), Ok(None), "a link to somewhere else is not ours");
+        fs::remove_file(place.generations.link()).expect("removed");
+        fs::create_dir(place.generations.link()).expect("made");
+        assert_eq!(place.generations.current(), Ok(None));
+        assert!(place.generations.switch(&id(1)).expect_err("a folder").contains("move it away"));
+    }
+
+    #[test]
+    fn what_a_crash_left_is_cleaned_and_nothing_else() {
+        let mut place = Place::checked(1);
+        place.generations.write(&new(2)).expect("written");
+        let folder = place.generations.folder();
+        for name in [".new-abcdef012345-3", ".removed-abcdef012345-4", "somebody-elses"] {
+            fs::create_dir(folder.join(name)).expect("made");
+        }
+        place.generations.clean().expect("cleaned");
+        let mut left: Vec<_> = fs::read_dir(&folder).expect("there").flatten().map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["abcdef012345-1", "somebody-elses"]);
+        assert_eq!(place.generation(1).damaged, Vec::<String>::new());
+        place.generations.remove(&id(1)).expect("removed");
+        place.generations.remove(&id(1)).expect("gone already");
+        assert!(place.read(1).is_none());
+    }
+}

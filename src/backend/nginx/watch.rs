@@ -1,0 +1,147 @@
+//! What wakes the loop for nginx: changed files, another answer to the probe, a master that came or went.
+//!
+//! It only says that a look is worthwhile. Whatever it misses, the next full pass sees.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::actions::COPY_PREFIX;
+use super::files::Stamp;
+use super::loaded::read_pid;
+use super::probe::Answer;
+use super::{Memory, Nginx, Shared, process};
+use crate::observed::GenerationId;
+use crate::world::{Wake, WakeSource};
+
+/// Between two looks at what no file tells: the probe and the master.
+const POLL: Duration = Duration::from_secs(1);
+
+/// What the last look saw; cheap to get.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Glance {
+    answer: Option<GenerationId>,
+    answered: bool,
+    master: Option<(i32, u64)>,
+    program: Option<Stamp>,
+    main: Option<Stamp>,
+    current: Option<PathBuf>,
+}
+
+impl Nginx {
+    /// Watches for ever; ends when it is dropped. Writes nothing.
+    pub async fn watch(&self, wake: Wake) {
+        let shared = &self.shared;
+        let (sender, mut receiver) = mpsc::channel::<()>(1);
+        let mut watched = Watched::new(shared, sender);
+        let mut last: Option<Glance> = None;
+        let mut timer = tokio::time::interval(POLL);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = receiver.recv() => {
+                    // `Watched` holds the sender, so there is always a next one.
+                    if event.is_some() {
+                        wake(WakeSource::NginxChange, Timestamp::now());
+                    }
+                }
+                _ = timer.tick() => {
+                    watched.renew(shared);
+                    let glance = self.glance().await;
+                    if last.as_ref().is_some_and(|last| *last != glance) {
+                        wake(WakeSource::NginxChange, Timestamp::now());
+                    }
+                    last = Some(glance);
+                }
+            }
+        }
+    }
+
+    async fn glance(&self) -> Glance {
+        let shared = &self.shared;
+        let answer = shared.observer.round(1).await.into_iter().next().unwrap_or(Answer::Nobody);
+        let pid_file = shared.build().await.ok().and_then(|build| {
+            let mut memory = shared.memory();
+            let Memory { files, sources, .. } = &mut *memory;
+            shared.main_config(&build, sources, files).ok().map(|main| main.pid_file)
+        });
+        let master = pid_file.and_then(|pid_file| read_pid(&pid_file)).and_then(process::live_master);
+        Glance {
+            answered: !matches!(answer, Answer::Nobody),
+            answer: match answer {
+                Answer::Worker { id, .. } => Some(id),
+                Answer::Nobody | Answer::Closed | Answer::Stranger(_) | Answer::Silent => None,
+            },
+            master: master.map(|master| master.key()),
+            program: shared.binary.stamp().ok(),
+            main: Stamp::of(&shared.config).ok(),
+            current: std::fs::read_link(shared.generations.link()).ok(),
+        }
+    }
+}
+
+/// The watched folders. Some do not exist yet, and one that is removed and made again is another one.
+struct Watched {
+    watcher: Option<notify::RecommendedWatcher>,
+    /// By path, with the folder's identity.
+    folders: BTreeSet<(PathBuf, u64)>,
+}
+
+impl Watched {
+    fn new(shared: &Shared, sender: mpsc::Sender<()>) -> Self {
+        let generations = shared.generations.folder();
+        let link = shared.generations.link();
+        let config_folder = shared.config.parent().map(Path::to_owned);
+        let is_ours = move |path: &Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let in_config = config_folder.as_deref() == path.parent() && !name.starts_with(COPY_PREFIX);
+            path.starts_with(&generations) || path == link || in_config
+        };
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let worthwhile = match event {
+                Ok(event) => !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| is_ours(path)),
+                // Events were lost: a look is worthwhile.
+                Err(_) => true,
+            };
+            if worthwhile {
+                // A full channel means that a wake-up is on its way already, a closed one that nobody watches any more.
+                let (Ok(()) | Err(_)) = sender.try_send(());
+            }
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "files cannot be watched; changes are seen at the next full pass");
+        }
+        Self { watcher: watcher.ok(), folders: BTreeSet::new() }
+    }
+
+    /// Watches what is not watched yet.
+    fn renew(&mut self, shared: &Shared) {
+        use std::os::unix::fs::MetadataExt;
+        let Some(watcher) = &mut self.watcher else { return };
+        let wanted = [
+            (Some(shared.directory.clone()), RecursiveMode::NonRecursive),
+            (Some(shared.generations.folder()), RecursiveMode::Recursive),
+            (shared.config.parent().map(Path::to_owned), RecursiveMode::NonRecursive),
+        ];
+        for (folder, mode) in wanted.into_iter().filter_map(|(folder, mode)| Some((folder?, mode))) {
+            let Ok(data) = std::fs::metadata(&folder) else { continue };
+            let key = (folder, data.ino());
+            if self.folders.contains(&key) {
+                continue;
+            }
+            // It may have been watched under another identity, which the system has dropped by itself.
+            let (Ok(()) | Err(_)) = watcher.unwatch(&key.0);
+            match watcher.watch(&key.0, mode) {
+                Ok(()) => {
+                    self.folders.retain(|(folder, _)| *folder != key.0);
+                    self.folders.insert(key);
+                }
+                Err(error) => tracing::debug!(folder = %key.0.display(), %error, "cannot watch a folder yet"),
+            }
+        }
+    }
+}
