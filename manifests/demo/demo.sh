@@ -304,9 +304,16 @@ replace_outdated_daemon() {
     fi
 }
 
+# Where the daemon answers, as the settings say now.
+daemon_address() {
+    local address
+    address=$(sed -n 's/^http:.*listen: *"\?\([^" }]*\).*/\1/p' "$settings")
+    printf '%s' "${address:-127.0.0.1:9464}"
+}
+
 daemon_ready() { # pid
     if gone "$1"; then return 0; fi
-    curl -fsS -o /dev/null --max-time 2 http://127.0.0.1:9464/readyz 2>/dev/null
+    curl -fsS -o /dev/null --max-time 2 "http://$(daemon_address)/readyz" 2>/dev/null
 }
 
 start_daemon() {
@@ -373,7 +380,7 @@ what_next() {
 
 ${bold}Site${plain}       $site
 ${bold}Consul UI${plain}  http://127.0.0.1:8500/ui
-${bold}Metrics${plain}    http://127.0.0.1:9464/metrics
+${bold}Metrics${plain}    http://$(daemon_address)/metrics
 
 Try next, and watch it with:  $(typed status --watch)
 

@@ -80,7 +80,7 @@ debian_mirror() {
             END                            { print (same != "" ? same : other) }'
 }
 
-# A low pin lets Consul come from that suite because no other has it, and nothing else at all.
+# Pinned so that Consul comes from that suite as long as no other has it, and nothing else ever.
 add_consul_suite() {
     local uri keyring
     uri=${DEMO_CONSUL_MIRROR:-$(debian_mirror)}
@@ -88,15 +88,19 @@ add_consul_suite() {
         'Install Consul yourself (any version; it only has to be on the PATH), or' \
         "set DEMO_CONSUL_MIRROR to a Debian mirror that has the suite $consul_suite."
 
-    say "adding the Debian suite $consul_suite with pin 50, for Consul only ($suite_list)"
+    say "adding the Debian suite $consul_suite for Consul only, with a low pin ($suite_list)"
     cat >"$suite_pin" <<END
-# For $suite_list: taken only for what no other suite has.
+# For $suite_list: Consul, as long as no other suite has it, and nothing else.
 Package: *
+Pin: release n=$consul_suite
+Pin-Priority: -1
+
+Package: consul
 Pin: release n=$consul_suite
 Pin-Priority: 50
 END
     cat >"$suite_list" <<END
-# Consul is packaged in Debian 11 only. Pinned to 50 in $suite_pin.
+# Consul is packaged in Debian 11 only. $suite_pin keeps everything else out.
 Types: deb
 URIs: $uri
 Suites: $consul_suite
@@ -184,12 +188,20 @@ mount_cgroups() {
         fail 'the cgroup hierarchy cannot be mounted' 'Docker needs it: mount -t cgroup2 cgroup2 /sys/fs/cgroup'
 }
 
+# Prints the pid of a file when a process of that name has it, and is not a zombie: where nothing collects
+# orphans, one that was killed stays in /proc for ever.
+live_pid() { # pid file, process name
+    local pid
+    pid=$(tr -cd '0-9' 2>/dev/null <"$1" || true)
+    if [[ -n $pid && $(cat "/proc/$pid/comm" 2>/dev/null) == "$2" ]] && ! grep -qs '^State:.Z' "/proc/$pid/status"; then
+        printf '%s' "$pid"
+    fi
+}
+
 # dockerd refuses to start when the process of its pid file lives, whatever that process is by now.
-forget_stale_pid() {
-    local file=$1 name=$2 pid
-    [[ -e $file ]] || return 0
-    pid=$(tr -cd '0-9' <"$file")
-    if [[ -n $pid && $(cat "/proc/$pid/comm" 2>/dev/null) == "$name" ]]; then return 1; fi
+forget_stale_pid() { # pid file, process name
+    local file=$1
+    if [[ ! -e $file || -n $(live_pid "$file" "$2") ]]; then return; fi
     say "removing the stale pid file $file"
     rm -f "$file"
 }
@@ -206,20 +218,21 @@ check_iptables() {
     say "warning: iptables does not work here, Docker's networks will need it: $(head -n 1 "$work/iptables.log")"
 }
 
-docker_failed() {
-    local shown=$1
-    printf 'servers: the last lines of %s:\n' "$shown" >&2
-    if [[ $shown == journal ]]; then
-        journalctl -u docker -n 15 --no-pager >&2 || true
-    else
-        tail -n 15 "$shown" >&2 || true
-    fi
-    fail "dockerd does not answer at ${DOCKER_HOST:-unix:///var/run/docker.sock}" \
-        'The lines above say why. Mend that, or start Docker your own way, and run this again.'
+docker_failed() { # what to show: journal, a pid, or how much of the log was there before
+    local remedy='The lines above say why. Mend that, or start Docker your own way, and run this again.'
+    case $1 in
+        journal) journalctl -u docker -n 15 --no-pager >&2 || true ;;
+        pid:*) remedy="It is running (${1/:/ }) and its log says why. End it if it hangs, and run this again." ;;
+        *)
+            printf 'servers: the last lines of %s:\n' "$docker_log" >&2
+            tail -c "+$(($1 + 1))" "$docker_log" | tail -n 15 >&2 || true
+            ;;
+    esac
+    fail "dockerd does not answer at ${DOCKER_HOST:-unix:///var/run/docker.sock}" "$remedy"
 }
 
 start_docker() {
-    local log=$docker_log child='' deadline
+    local evidence child='' deadline running
     if docker_answers; then return; fi
     [[ -z ${DOCKER_HOST:-} ]] || fail "no Docker Engine answers at DOCKER_HOST=$DOCKER_HOST" \
         'Start it there, or unset DOCKER_HOST to have one started on this machine.'
@@ -227,25 +240,29 @@ start_docker() {
         'Run this as root; or, if one runs, give this user access to /var/run/docker.sock.'
 
     deadline=$((SECONDS + docker_wait))
+    running=$(live_pid /var/run/docker.pid dockerd)
     if under_systemd; then
         say 'starting docker (systemctl start docker)'
-        log=journal
-        systemctl start docker || docker_failed "$log"
-    elif ! forget_stale_pid /var/run/docker.pid dockerd; then
-        say 'dockerd is running and does not answer yet: waiting for it'
+        evidence=journal
+        systemctl start docker || docker_failed "$evidence"
+    elif [[ -n $running ]]; then
+        say "dockerd is running (pid $running) and does not answer yet: waiting for it"
+        evidence=pid:$running
     else
-        forget_stale_pid /var/run/docker/containerd/containerd.pid containerd || true
+        forget_stale_pid /var/run/docker.pid dockerd
+        forget_stale_pid /var/run/docker/containerd/containerd.pid containerd
         mount_cgroups
         check_iptables
         say "starting dockerd (log: $docker_log)"
+        evidence=$(stat -c %s "$docker_log" 2>/dev/null || echo 0)
         # A session of its own: it must outlive the terminal, and the one who typed `make demo`.
         # Nor may it inherit the lock, which would then be held as long as it lives.
         setsid dockerd </dev/null >>"$docker_log" 2>&1 9>&- &
         child=$!
     fi
     until docker_answers; do
-        if [[ -n $child ]] && ! kill -0 "$child" 2>/dev/null; then docker_failed "$log"; fi
-        ((SECONDS < deadline)) || docker_failed "$log"
+        if [[ -n $child ]] && ! kill -0 "$child" 2>/dev/null; then docker_failed "$evidence"; fi
+        ((SECONDS < deadline)) || docker_failed "$evidence"
         sleep 0.2
     done
 }
