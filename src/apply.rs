@@ -27,32 +27,42 @@ pub async fn apply<W: Execute>(
     for step in steps {
         objects.entry(&step.object).or_default().push(step);
     }
-    let work = objects.into_values().map(|steps| async move {
-        let mut applied = Vec::with_capacity(steps.len());
-        for step in steps {
-            if stop.is_cancelled() {
-                break;
-            }
-            let started = Instant::now();
-            let result = world.execute(&step.action).await;
-            let failed = result.is_err();
-            let entry = Applied {
-                object: step.object.clone(),
-                system: step.action.system(),
-                kind: step.action.kind(),
-                cause: step.cause.clone(),
-                drift: step.drift,
-                took: started.elapsed(),
-                result,
-            };
-            report(&entry);
-            applied.push(entry);
-            if failed {
-                break;
-            }
-        }
-        applied
-    });
+    let mut work = Vec::with_capacity(objects.len());
+    for steps in objects.into_values() {
+        work.push(apply_object(world, steps, stop, report));
+    }
     let applied: Vec<Vec<Applied>> = stream::iter(work).buffer_unordered(PARALLEL_OBJECTS).collect().await;
     applied.into_iter().flatten().collect()
+}
+
+async fn apply_object<W: Execute>(
+    world: &W,
+    steps: Vec<&Step>,
+    stop: &CancellationToken,
+    report: &(dyn Fn(&Applied) + Send + Sync),
+) -> Vec<Applied> {
+    let mut applied = Vec::with_capacity(steps.len());
+    for step in steps {
+        if stop.is_cancelled() {
+            break;
+        }
+        let started = Instant::now();
+        let result = world.execute(&step.action).await;
+        let failed = result.is_err();
+        let entry = Applied {
+            object: step.object.clone(),
+            system: step.action.system(),
+            kind: step.action.kind(),
+            cause: step.cause.clone(),
+            drift: step.drift,
+            took: started.elapsed(),
+            result,
+        };
+        report(&entry);
+        applied.push(entry);
+        if failed {
+            break;
+        }
+    }
+    applied
 }

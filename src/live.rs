@@ -57,7 +57,7 @@ impl Live {
             docker: Docker::new(&settings.docker, owner.clone()),
             consul: Consul::new(&settings.consul, owner.clone())?,
             nginx,
-            directory: Directory::new(&settings.directory, owner.clone()),
+            directory: Directory::new(settings.directory.clone(), owner.clone()),
             memory: Mutex::default(),
         })
     }

@@ -152,6 +152,7 @@ impl Settings {
                 mode: NginxMode::Host,
                 binary: PathBuf::from("nginx"),
                 config: PathBuf::from("/etc/nginx/nginx.conf"),
+                prefix: None,
                 start: false,
                 probe: loopback(9465),
                 template: None,

@@ -1,7 +1,7 @@
 //! `reeve schema`: the JSON Schema of the spec, for editors.
 
 use super::{Exit, Output};
-use crate::spec::schema::schema;
+use crate::spec::schema;
 
 /// # Errors
 /// When it cannot be printed.

@@ -271,6 +271,16 @@ pub const ENTRIES: &[Entry] = &[
         |settings| shown(&settings.nginx.config),
     ),
     Entry::new(
+        "nginx.prefix",
+        "REEVE_NGINX_PREFIX",
+        "nginx's prefix (`nginx -p`), which relative paths in its main configuration are resolved against",
+        |settings, given| {
+            settings.nginx.prefix = Some(given.path());
+            Ok(())
+        },
+        |settings| settings.nginx.prefix.as_deref().and_then(shown),
+    ),
+    Entry::new(
         "nginx.start",
         "REEVE_NGINX_START",
         "Start nginx when it does not run",

@@ -88,6 +88,7 @@ fn container(service: &str, slot: u32, health: Health) -> Container {
         image_id: "sha256:1".to_owned(),
         chosen_ports: Vec::new(),
         registers: service == "web",
+        depends_on: BTreeSet::new(),
         state: ContainerState::Running { started_at: at(-60) },
         health,
         networks: BTreeMap::new(),
@@ -126,7 +127,13 @@ fn generation(slots: &[u32]) -> Generation {
     });
     let routed = RoutedUpstream { upstream: upstream(), endpoints: endpoints.collect(), files: BTreeMap::new() };
     let manifest = Manifest { upstreams: BTreeMap::from([("http_backend".to_owned(), routed)]), ..Default::default() };
-    Generation { manifest: Arc::new(manifest), damaged: Vec::new(), rejected: None, files: BTreeMap::new() }
+    Generation {
+        manifest: Arc::new(manifest),
+        damaged: Vec::new(),
+        created_at: at(0),
+        rejected: None,
+        files: BTreeMap::new(),
+    }
 }
 
 fn id(number: u32) -> GenerationId {
@@ -182,8 +189,10 @@ pub(crate) fn observed() -> Observed {
             current: Some(id(1)),
             generations: BTreeMap::from([(id(1), generation(&[1, 2])), (id(2), generation(&[2, 3]))]),
             loaded: Loaded::Generation(id(1)),
+            loaded_since: at(0),
             retiring_workers: 0,
             listens: BTreeMap::new(),
+            tls: BTreeMap::new(),
         }),
         directory: View::Known(Directory::default()),
         host: Host::default(),

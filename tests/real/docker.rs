@@ -132,7 +132,7 @@ async fn a_container_with_everything_set_is_made_shown_stopped_and_removed() {
     assert!(matches!(refused, ActionError::Conflict(_)), "a running container is not forced away: {refused}");
     scene.run(stop(&container)).await;
     let stopped = scene.there(&container.name).await;
-    let ContainerState::Exited { code: 3, finished_at: Some(finished_at) } = stopped.state else {
+    let ContainerState::Exited { code: 3, finished_at: Some(finished_at), .. } = stopped.state else {
         panic!("the signal was heard and the code is shown: {:?}", stopped.state)
     };
     assert!(finished_at > started_at);

@@ -72,6 +72,7 @@ impl Fake {
         let settings = ConsulSettings {
             address: self.address.clone(),
             token: Some("t0ken".to_owned()),
+            token_file: None,
             ca_file: None,
             cert_file: None,
             key_file: None,

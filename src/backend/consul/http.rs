@@ -364,7 +364,14 @@ mod tests {
     use super::*;
 
     fn settings(address: &str) -> ConsulSettings {
-        ConsulSettings { address: address.to_owned(), token: None, ca_file: None, cert_file: None, key_file: None }
+        ConsulSettings {
+            address: address.to_owned(),
+            token: None,
+            token_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+        }
     }
 
     fn refusal(settings: &ConsulSettings) -> String {

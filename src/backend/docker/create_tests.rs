@@ -28,6 +28,7 @@ fn new(config: ContainerConfig) -> NewContainer {
         host_ports: Vec::new(),
         image_id: String::new(),
         registers: true,
+        depends_on: BTreeSet::new(),
     }
 }
 

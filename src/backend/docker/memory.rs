@@ -130,6 +130,7 @@ mod tests {
             image_id: String::new(),
             chosen_ports: Vec::new(),
             registers: false,
+            depends_on: BTreeSet::new(),
             state: ContainerState::Created,
             health: Health::None,
             networks: BTreeMap::new(),

@@ -125,7 +125,8 @@ impl Viewer<'_> {
 
     async fn images(&self, interest: &Interest) -> Result<BTreeMap<String, ImageSeen>, ViewError> {
         // What is no reference cannot be there, and must not become part of a URL.
-        let references = interest.images.iter().filter(|reference| names::is_reference(reference)).cloned();
+        let references: Vec<String> =
+            interest.images.iter().filter(|reference| names::is_reference(reference)).cloned().collect();
         let find = |reference: String| async move {
             let path = format!("/images/{reference}/json");
             let found: Option<wire::Image> = match self.link.find(INSPECT_LIMIT, &path).await {
@@ -365,7 +366,10 @@ mod tests {
         assert_eq!(at("removing"), ContainerState::Removing);
         assert_eq!(at("dead"), ContainerState::Dead);
         let finished_at = Some(time("2026-11-23T11:00:00Z"));
-        assert_eq!(at("exited"), ContainerState::Exited { code: 3, finished_at });
+        assert_eq!(
+            at("exited"),
+            ContainerState::Exited { code: 3, started_at: Some(time("2026-11-23T10:00:00Z")), finished_at }
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use super::files::Files;
 use crate::backend::directory::{sync_folder, write_atomic};
-use crate::observed::{Generation, GenerationId, Manifest};
+use crate::observed::{self, Generation, GenerationId, Manifest};
 use crate::plan::action::NewGeneration;
 use crate::render::ENTRY_FILE;
 use crate::spec::container::hex;
@@ -74,6 +74,12 @@ pub struct Rejection {
     pub at: Timestamp,
 }
 
+/// When the generation was written: the manifest is never touched afterwards. Without it, the epoch: the oldest.
+fn created_at(folder: &Path) -> Timestamp {
+    let modified = fs::metadata(folder.join(MANIFEST_FILE)).and_then(|metadata| metadata.modified());
+    modified.ok().and_then(|modified| Timestamp::try_from(modified).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
 impl Rejection {
     /// Does it still say something about the world as it is?
     pub fn holds(&self, surroundings: &str, now: Timestamp) -> bool {
@@ -88,7 +94,11 @@ impl Rejection {
         else {
             return None;
         };
-        Some(Self { message: message.trim_end().to_owned(), surroundings: surroundings.to_owned(), at: at.parse().ok()? })
+        Some(Self {
+            message: message.trim_end().to_owned(),
+            surroundings: surroundings.to_owned(),
+            at: at.parse().ok()?,
+        })
     }
 
     fn text(&self) -> String {
@@ -205,8 +215,11 @@ impl Generations {
         let strangers = present.iter().filter(|name| !is_own_file(name) && !manifest.files.contains_key(*name));
         // Without a manifest nothing is known to belong.
         damaged.extend(strangers.filter(|_| !manifest.files.is_empty()).cloned());
-        let rejected = rejection.as_ref().map(|rejection| rejection.message.clone());
-        Ok(Some(Found::Complete(Generation { manifest, damaged, rejected, files: texts }, rejection)))
+        let rejected = rejection
+            .as_ref()
+            .map(|rejection| observed::Rejection { message: rejection.message.clone(), at: rejection.at });
+        let created_at = created_at(&folder);
+        Ok(Some(Found::Complete(Generation { manifest, damaged, created_at, rejected, files: texts }, rejection)))
     }
 
     /// Writes a generation's folder, marked as unchecked. Lasting when it returns. Whatever stood there is gone.
@@ -216,7 +229,8 @@ impl Generations {
     pub fn write(&self, new: &NewGeneration) -> Result<(), String> {
         let folder = self.folder();
         let temporary = folder.join(format!(".new-{}", new.id));
-        let fail = |error: io::Error| format!("cannot write the generation {} in {}: {error}", new.id, folder.display());
+        let fail =
+            |error: io::Error| format!("cannot write the generation {} in {}: {error}", new.id, folder.display());
         fs::create_dir_all(&folder).map_err(fail)?;
         remove_tree(&temporary).map_err(fail)?;
         self.write_files(&temporary, new).map_err(fail)?;
@@ -262,8 +276,9 @@ impl Generations {
     /// The system's.
     pub fn mark_rejected(&self, id: &GenerationId, rejection: &Rejection) -> Result<(), String> {
         let folder = self.path(id);
-        write_atomic(&folder.join(REJECTED_FILE), rejection.text().as_bytes(), 0o644)
-            .map_err(|error| format!("cannot record the refusal of the generation {id} in {}: {error}", folder.display()))?;
+        write_atomic(&folder.join(REJECTED_FILE), rejection.text().as_bytes(), 0o644).map_err(|error| {
+            format!("cannot record the refusal of the generation {id} in {}: {error}", folder.display())
+        })?;
         self.mark_checked(id)
     }
 
@@ -438,7 +453,10 @@ mod tests {
         assert!(place.read(1).is_none());
         assert_eq!(place.generations.ids(), Ok(BTreeSet::new()), "a missing folder holds none");
         place.generations.write(&new(1)).expect("written");
-        assert!(matches!(place.read(1), Some(Found::Unchecked)), "a crash before the check must leave nothing to trust");
+        assert!(
+            matches!(place.read(1), Some(Found::Unchecked)),
+            "a crash before the check must leave nothing to trust"
+        );
         place.generations.mark_checked(&id(1)).expect("marked");
         let generation = place.generation(1);
         assert_eq!(generation.damaged, Vec::<String>::new());
@@ -459,10 +477,7 @@ mod tests {
         assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf"]);
         fs::write(folder.join("files/other.conf"), "").expect("added");
         fs::create_dir(folder.join("more")).expect("added");
-        assert_eq!(
-            place.generation(1).damaged,
-            ["files/upstream-a.conf", "reeve.conf", "files/other.conf", "more"]
-        );
+        assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf", "files/other.conf", "more"]);
     }
 
     #[test]
@@ -483,11 +498,10 @@ mod tests {
         let mut place = Place::new();
         place.generations.write(&new(1)).expect("written");
         let at: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let rejection =
-            Rejection { message: "nginx: [emerg] no\nmore".to_owned(), surroundings: "abc".to_owned(), at };
+        let rejection = Rejection { message: "nginx: [emerg] no\nmore".to_owned(), surroundings: "abc".to_owned(), at };
         place.generations.mark_rejected(&id(1), &rejection).expect("marked");
         let Some(Found::Complete(generation, Some(read))) = place.read(1) else { panic!("not rejected") };
-        assert_eq!(generation.rejected.as_deref(), Some("nginx: [emerg] no\nmore"));
+        assert_eq!(generation.rejected.expect("rejected").message, "nginx: [emerg] no\nmore");
         assert_eq!(generation.damaged, Vec::<String>::new());
         assert_eq!(read, rejection);
         assert!(read.holds("abc", at + SignedDuration::from_mins(9)));

@@ -54,6 +54,8 @@ pub struct MainConfig {
     pub error_log: Option<PathBuf>,
     /// `daemon off`: nginx stays in the foreground.
     pub foreground: bool,
+    /// `worker_shutdown_timeout`, as it is written.
+    pub worker_shutdown_timeout: Option<String>,
 }
 
 /// The line that the main configuration must contain.
@@ -135,7 +137,8 @@ impl MainConfig {
             && !error_log.to_string_lossy().starts_with("memory:");
         let error_log = to_file.then(|| prefix.join(error_log));
         let foreground = value("daemon").as_deref() == Some("off");
-        Ok(Self { root, hops, pid_span, pid_elsewhere, pid_file, error_log, foreground })
+        let worker_shutdown_timeout = value("worker_shutdown_timeout");
+        Ok(Self { root, hops, pid_span, pid_elsewhere, pid_file, error_log, foreground, worker_shutdown_timeout })
     }
 
     pub fn included(&self) -> bool {
@@ -149,7 +152,9 @@ impl MainConfig {
     pub fn copies(&self, check: &CheckPlaces) -> Result<Vec<Copy>, String> {
         let quoted = |path: &Path| {
             let text = path.to_string_lossy().into_owned();
-            quote::quote(&text).map(|word| word.into_owned()).map_err(|why| format!("the path {} {why}", path.display()))
+            quote::quote(&text)
+                .map(|word| word.into_owned())
+                .map_err(|why| format!("the path {} {why}", path.display()))
         };
         let mut copies = Vec::new();
         let mut deeper: Option<(PathBuf, PathBuf)> = None;
@@ -247,7 +252,8 @@ impl Walk<'_> {
         if depth > MAX_DEPTH {
             return None;
         }
-        let includes = || directives.iter().filter(|directive| directive.name == "include" && directive.args.len() == 1);
+        let includes =
+            || directives.iter().filter(|directive| directive.name == "include" && directive.args.len() == 1);
         if context == Context::Http {
             let direct = includes().find(|directive| directive.args[0] == self.entry);
             if let Some(direct) = direct {
@@ -453,7 +459,8 @@ mod tests {
         let etc = Etc::new(&[("nginx.conf", "http {\n")]);
         let error = etc.read().expect_err("broken");
         assert!(error.contains("nginx.conf:2: unexpected end of file"), "{error}");
-        let etc = Etc::new(&[("nginx.conf", "http { include bad; include self; }"), ("bad", "{"), ("self", "include self;")]);
+        let etc =
+            Etc::new(&[("nginx.conf", "http { include bad; include self; }"), ("bad", "{"), ("self", "include self;")]);
         assert!(!etc.read().expect("read").included());
     }
 

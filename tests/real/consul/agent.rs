@@ -89,6 +89,7 @@ impl Agent {
         ConsulSettings {
             address: format!("http://127.0.0.1:{}", self.http),
             token: None,
+            token_file: None,
             ca_file: None,
             cert_file: None,
             key_file: None,

@@ -124,6 +124,7 @@ impl Scene {
             config: Arc::new(config),
             image_id: String::new(),
             registers: true,
+            depends_on: std::collections::BTreeSet::new(),
         }
     }
 
