@@ -3,4 +3,7 @@
 
 mod consul;
 mod docker;
+mod e2e_apply;
+mod e2e_drift;
 mod nginx;
+mod support;
