@@ -23,8 +23,8 @@ use sha2::{Digest, Sha256};
 
 use crate::observed::{GenerationId, Manifest, RoutedUpstream};
 use crate::plan::action::NewGeneration;
-use crate::spec::container::hex;
 use crate::spec::Owner;
+use crate::spec::container::hex;
 
 /// The template that is used when the settings name none.
 pub const BUILT_IN: &str = include_str!("../../config/generation.conf.j2");
@@ -90,7 +90,9 @@ impl Renderer {
         // Not HTML; but any mode other than `None` keeps apart what a filter has made harmless from what nobody has looked at.
         environment.set_auto_escape_callback(|_| AutoEscape::Custom("nginx".into()));
         environment.set_formatter(write_value);
-        environment.add_filter("quote", |value: Value| filter(&value, |text| quote::quote(text).map(|text| text.into_owned())));
+        environment.add_filter("quote", |value: Value| {
+            filter(&value, |text| quote::quote(text).map(|text| text.into_owned()))
+        });
         environment.add_filter("words", |value: Value| filter(&value, quote::words));
         environment.add_filter("plain", |value: Value| filter(&value, |text| quote::check(text).map(str::to_owned)));
         let syntax = minijinja::syntax::SyntaxConfig::builder()
@@ -284,10 +286,7 @@ fn write_value(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Re
 }
 
 /// A filter: text in, harmless text out.
-fn filter(
-    value: &Value,
-    make: impl FnOnce(&str) -> Result<String, quote::Refused>,
-) -> Result<Value, minijinja::Error> {
+fn filter(value: &Value, make: impl FnOnce(&str) -> Result<String, quote::Refused>) -> Result<Value, minijinja::Error> {
     let made = match value.as_str() {
         Some(text) => make(text),
         None if value.is_number() => make(&value.to_string()),
@@ -299,7 +298,8 @@ fn filter(
 
 /// nginx takes `*`, `?` and `[` in an include for a pattern, also when they are quoted.
 fn checked_folder(folder: &Path) -> Result<&str, RenderError> {
-    let refuse = |why: &str| RenderError::Shared(format!("the folder {} {why}; set another `directory`", folder.display()));
+    let refuse =
+        |why: &str| RenderError::Shared(format!("the folder {} {why}; set another `directory`", folder.display()));
     let text = folder.to_str().ok_or_else(|| refuse("is not UTF-8"))?;
     if !text.starts_with('/') {
         return Err(refuse("is not absolute"));

@@ -15,9 +15,9 @@ use sha2::{Digest, Sha256};
 use super::directives;
 use super::quote::{self, Refused};
 use crate::observed::RoutedUpstream;
+use crate::spec::Owner;
 use crate::spec::container::hex;
 use crate::spec::upstream::{AccessLog, Balance, Listen, Tls, Upstream, WhenEmpty};
-use crate::spec::Owner;
 
 /// The name of the default server of an address.
 const DEFAULT_NAME: &str = "_";
@@ -455,7 +455,8 @@ fn location(owner: &Owner, name: &str, one: &RoutedUpstream) -> LocationScene {
         module: if upstream.grpc { "grpc" } else { "proxy" },
         scheme: if upstream.grpc { "grpc" } else { "http" },
         upstream: nginx_name(owner, name),
-        http11: !upstream.grpc && (upstream.keepalive.is_some_and(|connections| connections > 0) || websocket.is_some()),
+        http11: !upstream.grpc
+            && (upstream.keepalive.is_some_and(|connections| connections > 0) || websocket.is_some()),
         headers: headers(upstream, websocket.as_ref()),
         timeouts: timeouts.into_iter().filter_map(|(name, time)| time.map(|time| (name, milliseconds(time)))).collect(),
         max_body_size: upstream.max_body_size,

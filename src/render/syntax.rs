@@ -358,7 +358,8 @@ mod tests {
 
     #[test]
     fn a_lua_block_is_not_read_as_nginxs_language() {
-        let tree = parse("content_by_lua_block { local a = { '}' } -- }\n --[[ } ]] b = [=[ } ]=] } after;").expect("valid");
+        let tree =
+            parse("content_by_lua_block { local a = { '}' } -- }\n --[[ } ]] b = [=[ } ]=] } after;").expect("valid");
         assert_eq!(tree.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["content_by_lua_block", "after"]);
         assert_eq!(tree[1].line, 2);
     }

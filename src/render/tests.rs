@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::syntax::{parse, Directive};
+use super::syntax::{Directive, parse};
 use super::*;
 use crate::observed::{Endpoint, RoutedUpstream};
-use crate::spec::upstream::{
-    AccessLog, Balance, CatalogQuery, Listen, Redirect, Timeouts, Tls, Upstream, WhenEmpty,
-};
+use crate::spec::upstream::{AccessLog, Balance, CatalogQuery, Listen, Redirect, Timeouts, Tls, Upstream, WhenEmpty};
 
 const FOLDER: &str = "/var/lib/reeve/generations";
 
@@ -298,7 +296,9 @@ fn a_folder_that_nginx_would_take_for_a_pattern_is_refused() {
 #[test]
 fn an_error_in_a_template_names_file_and_line_and_no_value() {
     let template = |body: &str| {
-        format!("{{% macro main(g) %}}x{{% endmacro %}}\n{{% macro upstream(u) %}}\n{body}\n{{% endmacro %}}\n{{% macro server(s) %}}{{% endmacro %}}\n")
+        format!(
+            "{{% macro main(g) %}}x{{% endmacro %}}\n{{% macro upstream(u) %}}\n{body}\n{{% endmacro %}}\n{{% macro server(s) %}}{{% endmacro %}}\n"
+        )
     };
     let mut upstream = plain("a", 80);
     upstream.balance = Balance::Hash("t0psecret;".to_owned());
@@ -444,9 +444,10 @@ fn check_structure(all: &BTreeMap<String, RoutedUpstream>) -> Result<(), TestCas
     listen.extend(default.then_some("default_server"));
     listen.extend(ssl.then_some("ssl"));
     wanted.push(line(&listen));
-    let folded = upstream.server_name.first().map_or("_".to_owned(), |name| {
-        if name.starts_with('~') { name.clone() } else { name.to_ascii_lowercase() }
-    });
+    let folded = upstream
+        .server_name
+        .first()
+        .map_or("_".to_owned(), |name| if name.starts_with('~') { name.clone() } else { name.to_ascii_lowercase() });
     wanted.push(line(&["server_name", &folded]));
     if let Some(tls) = &upstream.tls {
         wanted.push(line(&["ssl_certificate", tls.certificate.to_str().expect("UTF-8")]));

@@ -9,16 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reeve::backend::nginx::Nginx;
-use reeve::observed::{
-    self, Endpoint, GenerationId, Interest, ListenState, Loaded, NginxProcess, RoutedUpstream,
-};
+use reeve::observed::{self, Endpoint, GenerationId, Interest, ListenState, Loaded, NginxProcess, RoutedUpstream};
 use reeve::plan::NginxAction;
 use reeve::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
 use reeve::settings::{NginxMode, NginxSettings};
 use reeve::spec::Owner;
-use reeve::spec::upstream::{
-    AccessLog, Balance, CatalogQuery, Listen, Redirect, Timeouts, Tls, Upstream, WhenEmpty,
-};
+use reeve::spec::upstream::{AccessLog, Balance, CatalogQuery, Listen, Redirect, Timeouts, Tls, Upstream, WhenEmpty};
 use reeve::world::{ActionError, Wake, WakeSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -52,7 +48,7 @@ impl Site {
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("    {kind}_temp_path {root}/tmp-{kind};\n"))
             .concat();
-        let user = if rustix_is_root() { "user root;" } else { "" };
+        let user = if is_root() { "user root;" } else { "" };
         let http = http.replace("REEVE", &format!("{root}/reeve"));
         let text = format!(
             "{user}\nworker_processes 2;\nworker_shutdown_timeout 20s;\npid {root}/nginx.pid;\n\
@@ -175,7 +171,7 @@ impl Drop for Site {
     }
 }
 
-fn rustix_is_root() -> bool {
+fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0)
 }
 
@@ -230,7 +226,8 @@ async fn backend(name: &'static str) -> u16 {
             tokio::spawn(async move {
                 let head = read_head(&mut stream).await;
                 if head.to_ascii_lowercase().contains("upgrade: websocket") {
-                    let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+                    let answer =
+                        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
                     stream.write_all(answer.as_bytes()).await.expect("answered");
                     let mut buffer = [0; 64];
                     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
@@ -239,7 +236,8 @@ async fn backend(name: &'static str) -> u16 {
                     return;
                 }
                 let body = format!("{name}\n{head}");
-                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
                 let written = stream.write_all(answer.as_bytes()).await;
                 drop(written);
             });
@@ -655,8 +653,12 @@ async fn an_upstream_without_endpoints_answers_its_status_and_the_others_go_on()
     let mut redirect = upstream("redirect", port);
     redirect.path = "/old".to_owned();
     redirect.redirect = Some(Redirect { to: "https".to_owned(), code: 308 });
-    site.load(&set(vec![routed(upstream("empty", port), &[]), routed(redirect, &[]), routed(upstream("web", other), &[one])]))
-        .await;
+    site.load(&set(vec![
+        routed(upstream("empty", port), &[]),
+        routed(redirect, &[]),
+        routed(upstream("web", other), &[one]),
+    ]))
+    .await;
     assert!(get(port, "x", "/").await.starts_with("HTTP/1.1 503 "));
     let answer = get(port, "site.test", "/old/a?b=c").await;
     assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
@@ -672,7 +674,8 @@ async fn every_balance_and_every_option_is_accepted_by_nginx() {
     let balances = [Balance::LeastConn, Balance::IpHash, Balance::Random, Balance::Hash("$request_uri".to_owned())];
     for (number, balance) in balances.into_iter().enumerate() {
         let mut one = upstream(&format!("b{number}"), port);
-        one.server_name = vec![format!("b{number}.test"), format!("*.b{number}.test"), format!("~^x{number}\\d{{1,2}}$")];
+        one.server_name =
+            vec![format!("b{number}.test"), format!("*.b{number}.test"), format!("~^x{number}\\d{{1,2}}$")];
         one.balance = balance;
         one.keepalive = Some(8);
         one.websocket = true;
@@ -770,11 +773,13 @@ async fn tls_and_grpc_are_served_and_a_renewed_certificate_is_another_digest() {
     plain.timeouts.read = Some(Duration::from_secs(5));
     site.load(&set(vec![routed(secure, &[one]), routed(grpc, &[one]), routed(plain, &[one])])).await;
 
-    let output = Command::new("curl")
+    // Not the standard library's: it would hold up the backend, which runs on this thread.
+    let output = tokio::process::Command::new("curl")
         .args(["-sS", "--max-time", "10", "--http1.1", "--cacert"])
         .arg(&tls.certificate)
         .args(["--resolve", &format!("site.test:{port}:127.0.0.1"), &format!("https://site.test:{port}/")])
         .output()
+        .await
         .expect("curl runs");
     assert!(output.stdout.starts_with(b"one\n"), "{output:?}");
 

@@ -121,8 +121,9 @@ impl Nginx {
         let copies = main.copies(&places)?;
         let mut written = Removed::default();
         for copy in &copies {
-            std::fs::write(&copy.path, &copy.text)
-                .map_err(|error| format!("cannot write {} for the check of the generation {id}: {error}", copy.path.display()))?;
+            std::fs::write(&copy.path, &copy.text).map_err(|error| {
+                format!("cannot write {} for the check of the generation {id}: {error}", copy.path.display())
+            })?;
             written.0.push(copy.path.clone());
         }
         let outcome = shared.binary.check(&places.main_copy).await?;
@@ -162,8 +163,9 @@ impl Nginx {
         };
         let before = shared.observer.serving(master.pid).await;
         let log = LogTail::new(main.error_log.clone());
-        signal(master.pid, Signal::HUP)
-            .map_err(|error| ActionError::Transient(format!("cannot send HUP to nginx's master {}: {error}", master.pid)))?;
+        signal(master.pid, Signal::HUP).map_err(|error| {
+            ActionError::Transient(format!("cannot send HUP to nginx's master {}: {error}", master.pid))
+        })?;
         let give_up = || {
             if process::live_master(master.pid).is_none() {
                 return Some(format!("nginx's master {} has died", master.pid));
@@ -225,12 +227,16 @@ impl Nginx {
         loop {
             let held = held.clone();
             let blocked: Vec<u16> = blocking(move || {
-                process::listening().into_iter().filter(|socket| held.contains(&socket.inode)).map(|socket| socket.port).collect()
+                process::listening()
+                    .into_iter()
+                    .filter(|socket| held.contains(&socket.inode))
+                    .map(|socket| socket.port)
+                    .collect()
             })
             .await;
-            let serving = alive.iter().any(|pid| {
-                process::read(*pid).is_some_and(|process| process.role() == process::Role::Worker)
-            });
+            let serving = alive
+                .iter()
+                .any(|pid| process::read(*pid).is_some_and(|process| process.role() == process::Role::Worker));
             if blocked.is_empty() && !serving {
                 return Ok(());
             }
@@ -255,7 +261,9 @@ impl Nginx {
         let id = id.clone();
         blocking(move || {
             if shared.generations.current().map_err(ActionError::Transient)?.as_ref() == Some(&id) {
-                return Err(ActionError::Conflict(format!("the generation {id} is the current one, and cannot be removed")));
+                return Err(ActionError::Conflict(format!(
+                    "the generation {id} is the current one, and cannot be removed"
+                )));
             }
             shared.generations.remove(&id).map_err(ActionError::Transient)
         })
@@ -291,7 +299,9 @@ impl Shared {
         let found = self.generations.read(id, false, files, manifests).map_err(ActionError::Transient)?;
         match found {
             None => Err(ActionError::Conflict(format!("the generation {id} is not there"))),
-            Some(Found::Unchecked) => Err(ActionError::Conflict(format!("the generation {id} was not checked by nginx"))),
+            Some(Found::Unchecked) => {
+                Err(ActionError::Conflict(format!("the generation {id} was not checked by nginx")))
+            }
             Some(Found::Complete(generation, _)) => match generation.rejected {
                 Some(message) => Err(refused(id, &message)),
                 None if !generation.damaged.is_empty() => Err(damaged(id, &generation.damaged)),
@@ -338,7 +348,8 @@ fn not_loaded(what: &str, id: &GenerationId, reason: &str, log: &LogTail) -> Act
 /// nginx's reasons without its talk: the lines that made it refuse, or everything when there is none.
 fn essence(output: &str) -> String {
     const LONGEST: usize = 4096;
-    let serious: Vec<&str> = output.lines().filter(|line| line.contains("[emerg]") || line.contains("[crit]")).collect();
+    let serious: Vec<&str> =
+        output.lines().filter(|line| line.contains("[emerg]") || line.contains("[crit]")).collect();
     let lines = if serious.is_empty() { output.lines().collect() } else { serious };
     let text = lines.join("\n");
     let end = (0..=text.len().min(LONGEST)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);

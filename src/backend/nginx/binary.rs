@@ -81,9 +81,16 @@ impl Binary {
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let more = ["/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin"].map(PathBuf::from);
-        std::env::split_paths(&path).chain(more).map(|folder| folder.join(&self.name)).find(|file| file.is_file()).ok_or_else(
-            || format!("nginx is not installed: no `{}` in PATH; install it, or set `nginx.binary`", self.name.display()),
-        )
+        std::env::split_paths(&path)
+            .chain(more)
+            .map(|folder| folder.join(&self.name))
+            .find(|file| file.is_file())
+            .ok_or_else(|| {
+                format!(
+                    "nginx is not installed: no `{}` in PATH; install it, or set `nginx.binary`",
+                    self.name.display()
+                )
+            })
     }
 
     /// The program's stamp, to know when to ask again.

@@ -88,7 +88,11 @@ impl Rejection {
         else {
             return None;
         };
-        Some(Self { message: message.trim_end().to_owned(), surroundings: surroundings.to_owned(), at: at.parse().ok()? })
+        Some(Self {
+            message: message.trim_end().to_owned(),
+            surroundings: surroundings.to_owned(),
+            at: at.parse().ok()?,
+        })
     }
 
     fn text(&self) -> String {
@@ -216,7 +220,8 @@ impl Generations {
     pub fn write(&self, new: &NewGeneration) -> Result<(), String> {
         let folder = self.folder();
         let temporary = folder.join(format!(".new-{}", new.id));
-        let fail = |error: io::Error| format!("cannot write the generation {} in {}: {error}", new.id, folder.display());
+        let fail =
+            |error: io::Error| format!("cannot write the generation {} in {}: {error}", new.id, folder.display());
         fs::create_dir_all(&folder).map_err(fail)?;
         remove_tree(&temporary).map_err(fail)?;
         self.write_files(&temporary, new).map_err(fail)?;
@@ -262,8 +267,9 @@ impl Generations {
     /// The system's.
     pub fn mark_rejected(&self, id: &GenerationId, rejection: &Rejection) -> Result<(), String> {
         let folder = self.path(id);
-        write_atomic(&folder.join(REJECTED_FILE), rejection.text().as_bytes(), 0o644)
-            .map_err(|error| format!("cannot record the refusal of the generation {id} in {}: {error}", folder.display()))?;
+        write_atomic(&folder.join(REJECTED_FILE), rejection.text().as_bytes(), 0o644).map_err(|error| {
+            format!("cannot record the refusal of the generation {id} in {}: {error}", folder.display())
+        })?;
         self.mark_checked(id)
     }
 
@@ -438,7 +444,10 @@ mod tests {
         assert!(place.read(1).is_none());
         assert_eq!(place.generations.ids(), Ok(BTreeSet::new()), "a missing folder holds none");
         place.generations.write(&new(1)).expect("written");
-        assert!(matches!(place.read(1), Some(Found::Unchecked)), "a crash before the check must leave nothing to trust");
+        assert!(
+            matches!(place.read(1), Some(Found::Unchecked)),
+            "a crash before the check must leave nothing to trust"
+        );
         place.generations.mark_checked(&id(1)).expect("marked");
         let generation = place.generation(1);
         assert_eq!(generation.damaged, Vec::<String>::new());
@@ -459,10 +468,7 @@ mod tests {
         assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf"]);
         fs::write(folder.join("files/other.conf"), "").expect("added");
         fs::create_dir(folder.join("more")).expect("added");
-        assert_eq!(
-            place.generation(1).damaged,
-            ["files/upstream-a.conf", "reeve.conf", "files/other.conf", "more"]
-        );
+        assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf", "files/other.conf", "more"]);
     }
 
     #[test]
@@ -483,8 +489,7 @@ mod tests {
         let mut place = Place::new();
         place.generations.write(&new(1)).expect("written");
         let at: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let rejection =
-            Rejection { message: "nginx: [emerg] no\nmore".to_owned(), surroundings: "abc".to_owned(), at };
+        let rejection = Rejection { message: "nginx: [emerg] no\nmore".to_owned(), surroundings: "abc".to_owned(), at };
         place.generations.mark_rejected(&id(1), &rejection).expect("marked");
         let Some(Found::Complete(generation, Some(read))) = place.read(1) else { panic!("not rejected") };
         assert_eq!(generation.rejected.as_deref(), Some("nginx: [emerg] no\nmore"));

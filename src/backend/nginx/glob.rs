@@ -100,9 +100,15 @@ mod tests {
 
     #[test]
     fn names_match_as_in_a_shell() {
-        for (pattern, name) in
-            [("*.conf", "a.conf"), ("*", "a"), ("a*b*c", "aXbYbZc"), ("?.c", "x.c"), ("[a-c]1", "b1"), ("[!a]", "b"), (".*", ".a")]
-        {
+        for (pattern, name) in [
+            ("*.conf", "a.conf"),
+            ("*", "a"),
+            ("a*b*c", "aXbYbZc"),
+            ("?.c", "x.c"),
+            ("[a-c]1", "b1"),
+            ("[!a]", "b"),
+            (".*", ".a"),
+        ] {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in

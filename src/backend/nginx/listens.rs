@@ -15,17 +15,18 @@ use crate::spec::upstream::Listen;
 
 /// The state of each wanted address. `held`: the listens of the loaded generation, which need no look. `master`: nginx's,
 /// when it runs: what it holds for the user's own servers is as good as free.
-pub fn states(wanted: &BTreeSet<Listen>, held: &BTreeSet<Listen>, master: Option<i32>) -> BTreeMap<Listen, ListenState> {
+pub fn states(
+    wanted: &BTreeSet<Listen>,
+    held: &BTreeSet<Listen>,
+    master: Option<i32>,
+) -> BTreeMap<Listen, ListenState> {
     let wanted_new: Vec<Listen> = wanted.difference(held).copied().collect();
     if wanted_new.is_empty() {
         return BTreeMap::new();
     }
     let sockets = process::listening();
     let of_nginx = master.map(process::sockets_of).unwrap_or_default();
-    wanted_new
-        .into_iter()
-        .map(|listen| (listen, state(listen, &sockets, &of_nginx, wanted, held)))
-        .collect()
+    wanted_new.into_iter().map(|listen| (listen, state(listen, &sockets, &of_nginx, wanted, held))).collect()
 }
 
 fn state(
@@ -43,7 +44,8 @@ fn state(
     }
     // nginx binds one wildcard for all addresses of a port. If that stays, the new address needs no socket of its own; if it
     // is the one that is given up, nginx cannot bind the new one while it still holds it.
-    let wildcard = own().find(|socket| socket.address.is_unspecified() && socket.address.is_ipv4() == address.is_ipv4());
+    let wildcard =
+        own().find(|socket| socket.address.is_unspecified() && socket.address.is_ipv4() == address.is_ipv4());
     if let Some(wildcard) = wildcard {
         let old = held.iter().find(|old| {
             let old_address = old.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -132,12 +134,15 @@ mod tests {
     #[test]
     fn an_address_of_no_interface_is_taken_with_that_reason() {
         let states = states(&set(&["192.0.2.77:8099"]), &BTreeSet::new(), None);
-        assert!(matches!(&states[&listen("192.0.2.77:8099")], ListenState::Taken(words) if words.contains("no interface")));
+        assert!(
+            matches!(&states[&listen("192.0.2.77:8099")], ListenState::Taken(words) if words.contains("no interface"))
+        );
     }
 
     #[test]
     fn what_nginx_holds_is_free_for_it_unless_the_wildcard_has_to_go() {
-        let socket = |address: &str, port, inode| ListeningSocket { address: address.parse().expect("an IP"), port, inode };
+        let socket =
+            |address: &str, port, inode| ListeningSocket { address: address.parse().expect("an IP"), port, inode };
         let sockets = [socket("0.0.0.0", 80, 7), socket("127.0.0.1", 81, 8)];
         let own = BTreeSet::from([7, 8]);
         let state = |wanted: &str, all: &[&str], held: &[&str]| {

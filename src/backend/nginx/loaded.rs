@@ -78,13 +78,14 @@ impl Observer {
                 None => Ok(stranger("it accepts connections and does not answer".to_owned()).await),
             },
             Answer::Worker { id, pid } => {
-                let Some(worker) = answering.filter(|worker| {
-                    matches!(worker.role(), Role::Worker | Role::RetiringWorker)
-                }) else {
+                let Some(worker) =
+                    answering.filter(|worker| matches!(worker.role(), Role::Worker | Role::RetiringWorker))
+                else {
                     let words = format!("the generation {id} from pid {pid}, which is no nginx worker of this host");
                     return Ok(stranger(words).await);
                 };
-                let by_file = file_pid.is_some_and(|pid| worker.parent == pid || worker.session == pid || worker.group == pid);
+                let by_file =
+                    file_pid.is_some_and(|pid| worker.parent == pid || worker.session == pid || worker.group == pid);
                 if !by_file && !ours.contains(&id) {
                     let words = format!("the generation {id} of another nginx (pid {pid}, parent {})", worker.parent);
                     return Ok(stranger(words).await);
@@ -324,7 +325,8 @@ impl LogTail {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let text = read().unwrap_or_default();
-        let serious = |line: &&str| ["[emerg]", "[alert]", "[crit]", "[error]"].iter().any(|level| line.contains(level));
+        let serious =
+            |line: &&str| ["[emerg]", "[alert]", "[crit]", "[error]"].iter().any(|level| line.contains(level));
         let lines: Vec<String> = text.lines().filter(serious).map(|line| line.trim().to_owned()).collect();
         lines.into_iter().rev().take(LINES).rev().collect()
     }
@@ -348,7 +350,8 @@ mod tests {
         std::fs::write(&path, "1 [emerg] old\n").expect("written");
         let tail = LogTail::new(Some(path.clone()));
         assert!(tail.reasons().is_empty());
-        let more = "1 [emerg] old\n2 [notice] x\n3 [emerg] 1#1: bind() to 0.0.0.0:1 failed (98: Address already in use)\n";
+        let more =
+            "1 [emerg] old\n2 [notice] x\n3 [emerg] 1#1: bind() to 0.0.0.0:1 failed (98: Address already in use)\n";
         std::fs::write(&path, more).expect("written");
         assert_eq!(tail.reasons().len(), 1);
         assert_eq!(tail.final_reason(), None, "nginx tries a bind again");

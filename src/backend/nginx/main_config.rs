@@ -59,7 +59,7 @@ pub struct MainConfig {
 /// The line that the main configuration must contain.
 pub fn include_line(entry: &Path) -> String {
     let path = entry.to_string_lossy();
-    let word = quote::quote(&path).map_or_else(|_| path.clone(), |word| word);
+    let word = quote::quote(&path).unwrap_or_else(|_| path.clone());
     format!("include {word};")
 }
 
@@ -149,7 +149,9 @@ impl MainConfig {
     pub fn copies(&self, check: &CheckPlaces) -> Result<Vec<Copy>, String> {
         let quoted = |path: &Path| {
             let text = path.to_string_lossy().into_owned();
-            quote::quote(&text).map(|word| word.into_owned()).map_err(|why| format!("the path {} {why}", path.display()))
+            quote::quote(&text)
+                .map(|word| word.into_owned())
+                .map_err(|why| format!("the path {} {why}", path.display()))
         };
         let mut copies = Vec::new();
         let mut deeper: Option<(PathBuf, PathBuf)> = None;
@@ -247,7 +249,8 @@ impl Walk<'_> {
         if depth > MAX_DEPTH {
             return None;
         }
-        let includes = || directives.iter().filter(|directive| directive.name == "include" && directive.args.len() == 1);
+        let includes =
+            || directives.iter().filter(|directive| directive.name == "include" && directive.args.len() == 1);
         if context == Context::Http {
             let direct = includes().find(|directive| directive.args[0] == self.entry);
             if let Some(direct) = direct {
@@ -453,7 +456,8 @@ mod tests {
         let etc = Etc::new(&[("nginx.conf", "http {\n")]);
         let error = etc.read().expect_err("broken");
         assert!(error.contains("nginx.conf:2: unexpected end of file"), "{error}");
-        let etc = Etc::new(&[("nginx.conf", "http { include bad; include self; }"), ("bad", "{"), ("self", "include self;")]);
+        let etc =
+            Etc::new(&[("nginx.conf", "http { include bad; include self; }"), ("bad", "{"), ("self", "include self;")]);
         assert!(!etc.read().expect("read").included());
     }
 

@@ -200,7 +200,8 @@ impl Shared {
         let mut retry = BTreeSet::new();
         for id in &ids {
             let is_current = with_text && current.as_ref() == Some(id);
-            let Some(Found::Complete(generation, rejection)) = self.generations.read(id, is_current, files, manifests)?
+            let Some(Found::Complete(generation, rejection)) =
+                self.generations.read(id, is_current, files, manifests)?
             else {
                 continue;
             };
@@ -234,6 +235,9 @@ impl Shared {
             let content = memory.files.get(path).ok()?;
             Some((path.display().to_string(), content.digest.to_string()))
         };
-        wanted.iter().map(|(upstream, paths)| (upstream.clone(), paths.iter().filter_map(&mut digest).collect())).collect()
+        wanted
+            .iter()
+            .map(|(upstream, paths)| (upstream.clone(), paths.iter().filter_map(&mut digest).collect()))
+            .collect()
     }
 }

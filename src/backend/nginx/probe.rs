@@ -66,7 +66,8 @@ fn read(bytes: &[u8]) -> Answer {
     match parts.and_then(|(id, pid)| Some((GenerationId::parse(id)?, pid.parse().ok()?))) {
         Some((id, pid)) => Answer::Worker { id, pid },
         None => {
-            let first: String = text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect();
+            let first: String =
+                text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect();
             Answer::Stranger(first)
         }
     }

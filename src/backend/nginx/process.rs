@@ -304,7 +304,8 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_is_read_in_its_order() {
-        let line = "0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 77 1";
+        let line =
+            "0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 77 1";
         let socket = parse_socket(line).expect("listens");
         if cfg!(target_endian = "little") {
             assert_eq!(socket.address, IpAddr::V6(Ipv6Addr::LOCALHOST));

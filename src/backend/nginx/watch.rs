@@ -103,7 +103,9 @@ impl Watched {
         };
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let worthwhile = match event {
-                Ok(event) => !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| is_ours(path)),
+                Ok(event) => {
+                    !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| is_ours(path))
+                }
                 // Events were lost: a look is worthwhile.
                 Err(_) => true,
             };
