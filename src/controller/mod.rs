@@ -102,7 +102,7 @@ impl Controller {
     async fn stoppable_pass(&mut self, state: &mut LoopState, stop: &CancellationToken) -> Option<Pass> {
         let engine = self.engine.clone();
         let spec = self.source.spec().clone();
-        let orders = Orders { removals: Removals::Held, teardown: None };
+        let orders = Orders { removals: Removals::Held, teardown: None, dry: self.observe_only };
         let settled = state.settled.clone();
         let shared = self.shared.clone();
         let report = move |applied: &Applied| {
@@ -116,7 +116,7 @@ impl Controller {
                 plan.steps.iter_mut().for_each(|step| step.drift = false);
             }
         };
-        let pass = engine.pass(&spec, orders, &mut state.backoff, stop, self.observe_only, select, &report);
+        let pass = engine.pass(&spec, orders, &mut state.backoff, stop, select, &report);
         tokio::pin!(pass);
         let mut pass = tokio::select! {
             pass = &mut pass => pass,
@@ -165,7 +165,7 @@ impl Controller {
             observe_only: self.observe_only,
             status,
         };
-        let orders = Orders { removals: Removals::Held, teardown: None };
+        let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
         // What is left after a pass that applied its wave is the next pass's to say; a quiet pass has no later waves.
         let plan = if pass.plan.steps.is_empty() || self.observe_only {
             let context = self.engine.context(orders);
