@@ -32,6 +32,8 @@ pub struct Engine {
 pub struct Orders {
     pub removals: Removals,
     pub teardown: Option<Teardown>,
+    /// Observe and plan, and apply nothing.
+    pub dry: bool,
 }
 
 impl Engine {
@@ -100,14 +102,13 @@ impl Engine {
     }
 
     /// One pass: observe, plan, hold what is in backoff, apply. `select` may take steps out of the plan (a saved plan does
-    /// nothing that it does not list), or mark them. With `dry` nothing is applied.
+    /// nothing that it does not list), or mark them. With `orders.dry` nothing is applied.
     pub async fn pass(
         &self,
         spec: &Spec,
         orders: Orders,
         backoff: &mut Backoff,
         stop: &CancellationToken,
-        dry: bool,
         select: impl FnOnce(&mut Plan),
         report: &(dyn Fn(&Applied) + Send + Sync),
     ) -> Pass {
@@ -116,7 +117,7 @@ impl Engine {
         let (observed, mut plan, now) = self.look(spec, orders).await;
         let held = backoff.filter(&mut plan, now);
         select(&mut plan);
-        let applied = if dry { Vec::new() } else { apply(&self.world, &plan.steps, stop, report).await };
+        let applied = if orders.dry { Vec::new() } else { apply(&self.world, &plan.steps, stop, report).await };
         let failed_at = Timestamp::now();
         for entry in &applied {
             match &entry.result {

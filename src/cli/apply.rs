@@ -51,7 +51,7 @@ pub fn run(context: &mut Context, arguments: &ApplyArguments) -> anyhow::Result<
     let spec = source.spec().clone();
     let engine = project::engine(context, &spec.project)?;
     let removals = if arguments.allow_removals { Removals::Allowed } else { Removals::Held };
-    let orders = Orders { removals, teardown: None };
+    let orders = Orders { removals, teardown: None, dry: false };
     runtime()?.block_on(async {
         let _lock = match Lock::acquire(&context.settings.lock_path(&spec.project)) {
             Ok(lock) => lock,

@@ -45,7 +45,7 @@ pub fn run(context: &mut Context, arguments: &DestroyArguments) -> anyhow::Resul
     let engine = project::engine(context, &name)?;
     let spec = Spec::empty(&name);
     let teardown = Teardown { volumes: arguments.volumes, without_consul: arguments.without_consul };
-    let orders = Orders { removals: Removals::Allowed, teardown: Some(teardown) };
+    let orders = Orders { removals: Removals::Allowed, teardown: Some(teardown), dry: false };
     runtime()?.block_on(async {
         let _lock = Lock::acquire(&context.settings.lock_path(&name)).map_err(|error| match error {
             LockError::Held { .. } => anyhow::anyhow!("{error}; end it first, or it would make everything anew"),

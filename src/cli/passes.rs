@@ -53,7 +53,7 @@ pub async fn converge(
                 refused = Some(reason);
             }
         };
-        let pass = engine.pass(spec, orders, &mut backoff, &stop, false, select, &report);
+        let pass = engine.pass(spec, orders, &mut backoff, &stop, select, &report);
         let pass = tokio::select! {
             pass = pass => pass,
             _ = signals.next() => return Ok(Ended::Failed("interrupted; what was begun is left as it is, and `reeve apply` goes on from there".to_owned())),

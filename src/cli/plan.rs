@@ -54,7 +54,7 @@ impl PlanArguments {
 pub fn run(context: &mut Context, arguments: &PlanArguments) -> anyhow::Result<Exit> {
     let source = project::open(context)?;
     let engine = project::engine(context, &source.spec().project)?;
-    let orders = Orders { removals: Removals::Held, teardown: None };
+    let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
     let (observed, preview) = runtime()?.block_on(foresee(engine.reader(), source.spec(), &engine.context(orders)));
     match arguments.output {
         PlanFormat::Json => context.output.json(&display::json(&preview))?,

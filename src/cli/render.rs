@@ -30,7 +30,7 @@ pub fn run(context: &mut Context, arguments: &RenderArguments) -> anyhow::Result
     }
     let engine = project::engine(context, &spec.project)?;
     let observed = runtime()?.block_on(engine.observe(spec));
-    let orders = Orders { removals: Removals::Held, teardown: None };
+    let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
     let plan_context = engine.context(orders);
     let wanted = plan::wanted_generation(spec, &observed, Timestamp::now(), &plan_context)?;
     for (name, text) in &wanted.files {

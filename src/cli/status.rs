@@ -82,7 +82,8 @@ async fn current(context: &Context) -> anyhow::Result<Report> {
 async fn observed(context: &Context) -> anyhow::Result<Report> {
     let source = project::open(context)?;
     let engine = project::engine(context, &source.spec().project)?;
-    let (observed, plan, at) = engine.look(source.spec(), Orders { removals: Removals::Held, teardown: None }).await;
+    let (observed, plan, at) =
+        engine.look(source.spec(), Orders { removals: Removals::Held, teardown: None, dry: false }).await;
     let status = crate::status::Status::of(source.spec(), &observed, &plan, &[]);
     Ok(Report { at, node: engine.owner.node.clone(), observe_only: false, status })
 }

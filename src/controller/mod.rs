@@ -21,7 +21,7 @@ use crate::http::{Report, Shared};
 use crate::metrics::Metrics;
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
-use crate::plan::action::{Action, ConsulAction, System};
+use crate::plan::action::{Action, ConsulAction, DockerAction, System};
 use crate::plan::preview::Preview;
 use crate::plan::{Plan, Removals, display};
 use crate::status::Status;
@@ -102,15 +102,21 @@ impl Controller {
     async fn stoppable_pass(&mut self, state: &mut LoopState, stop: &CancellationToken) -> Option<Pass> {
         let engine = self.engine.clone();
         let spec = self.source.spec().clone();
-        let orders = Orders { removals: Removals::Held, teardown: None };
-        let converged_before = state.converged_on.as_deref() == Some(spec.digest.as_str());
+        let orders = Orders { removals: Removals::Held, teardown: None, dry: self.observe_only };
+        let settled = state.settled.clone();
         let shared = self.shared.clone();
         let report = move |applied: &Applied| {
             shared.heartbeat();
             log_applied(applied);
         };
-        let select = |plan: &mut Plan| mark_drift(plan, converged_before);
-        let pass = engine.pass(&spec, orders, &mut state.backoff, stop, self.observe_only, select, &report);
+        let select = |plan: &mut Plan| {
+            if let Some(settled) = settled.as_ref().filter(|settled| settled.digest == spec.digest) {
+                settled.mark_drift(plan);
+            } else {
+                plan.steps.iter_mut().for_each(|step| step.drift = false);
+            }
+        };
+        let pass = engine.pass(&spec, orders, &mut state.backoff, stop, select, &report);
         tokio::pin!(pass);
         let mut pass = tokio::select! {
             pass = &mut pass => pass,
@@ -131,17 +137,15 @@ impl Controller {
         }
         let status = Status::of(&pass.spec, &pass.observed, &pass.plan, &pass.held);
         self.metrics.observe_pass(&pass, &status);
-        let applied = pass.applied.len();
         let converged = pass.plan.converged() && pass.held.is_empty();
         if converged {
             state.changed_at = None;
-            if state.converged_on.as_deref() != Some(pass.spec.digest.as_str()) {
+            if !state.converged {
                 info!(project = pass.spec.project, "converged: everything is as the spec says");
             }
-            state.converged_on = Some(pass.spec.digest.clone());
-        } else if applied > 0 || !pass.plan.steps.is_empty() {
-            state.converged_on = None;
+            state.settled = Some(Arc::new(Settled::of(&pass)));
         }
+        state.converged = converged;
         state.log_changes(&pass);
         state.look_again(&pass);
         self.publish(&pass, status);
@@ -161,7 +165,7 @@ impl Controller {
             observe_only: self.observe_only,
             status,
         };
-        let orders = Orders { removals: Removals::Held, teardown: None };
+        let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
         // What is left after a pass that applied its wave is the next pass's to say; a quiet pass has no later waves.
         let plan = if pass.plan.steps.is_empty() || self.observe_only {
             let context = self.engine.context(orders);
@@ -199,8 +203,10 @@ impl Controller {
 #[derive(Default)]
 struct LoopState {
     backoff: Backoff,
-    /// Digest of the spec on which the last pass had converged.
-    converged_on: Option<String>,
+    converged: bool,
+    /// What was there when the present spec was last converged on; what differs from it without a change of the spec is
+    /// drift.
+    settled: Option<Arc<Settled>>,
     /// Time of the oldest change that is not loaded yet.
     changed_at: Option<Timestamp>,
     /// What was waiting in the last pass, to log only what is new.
@@ -257,7 +263,7 @@ impl LoopState {
         let waiting: BTreeSet<(String, String)> =
             pass.plan.waiting.iter().map(|waiting| (waiting.object.to_string(), waiting.reason.clone())).collect();
         for (object, reason) in waiting.difference(&self.waiting) {
-            info!(object, "waits: {reason}");
+            info!("{object}: waits: {reason}");
         }
         self.waiting = waiting;
     }
@@ -275,30 +281,70 @@ fn unknown_views(observed: &Observed) -> BTreeMap<&'static str, String> {
     .collect()
 }
 
-/// A step is drift when everything was as this same spec says, and now is not. What follows from a container's health or
-/// from somebody else's registration is no drift.
-fn mark_drift(plan: &mut Plan, converged_before: bool) {
-    for step in &mut plan.steps {
-        step.drift = converged_before
-            && match &step.action {
-                Action::Docker(_) => true,
-                Action::Consul(ConsulAction::SetHealth { .. }) => false,
-                Action::Consul(_) => true,
+/// The world as it was when everything was as the spec says.
+struct Settled {
+    digest: String,
+    /// Ids.
+    containers: BTreeSet<String>,
+}
+
+impl Settled {
+    fn of(pass: &Pass) -> Self {
+        let docker = pass.observed.docker.known();
+        let containers = docker.into_iter().flat_map(|docker| docker.containers.keys().cloned()).collect();
+        Self { digest: pass.spec.digest.clone(), containers }
+    }
+
+    /// A step that puts right what somebody changed, or what broke, is drift. What only follows from it (the registration
+    /// of a replica that was made anew, an endpoint more) is not, nor what follows from a container's health.
+    fn mark_drift(&self, plan: &mut Plan) {
+        let mut created: BTreeSet<String> = BTreeSet::new();
+        for step in &mut plan.steps {
+            step.drift = match &step.action {
+                Action::Docker(action) => match action {
+                    DockerAction::CreateContainer(new) => {
+                        created.insert(new.name.clone());
+                        true
+                    }
+                    DockerAction::StartContainer { name, .. } => !created.contains(name),
+                    DockerAction::UnpauseContainer { .. }
+                    | DockerAction::ConnectNetwork { .. }
+                    | DockerAction::DisconnectNetwork { .. }
+                    | DockerAction::CreateNetwork(_)
+                    | DockerAction::CreateVolume(_)
+                    | DockerAction::RemoveNetwork { .. }
+                    | DockerAction::RemoveVolume { .. } => true,
+                    DockerAction::PullImage { .. }
+                    | DockerAction::StopContainer { .. }
+                    | DockerAction::RemoveContainer { .. } => false,
+                },
+                Action::Consul(action) => match action {
+                    ConsulAction::Register(new) => self.containers.contains(&new.container),
+                    ConsulAction::LiftDrain { .. } | ConsulAction::RemoveCheck { .. } => true,
+                    ConsulAction::Drain { .. }
+                    | ConsulAction::StartDrainClock { .. }
+                    | ConsulAction::Deregister { .. }
+                    | ConsulAction::SetHealth { .. } => false,
+                },
                 Action::Nginx(_) => step.drift,
                 Action::Directory(_) => false,
             };
+        }
     }
 }
 
 pub(crate) fn log_applied(applied: &Applied) {
     let object = applied.object.to_string();
+    let kind = applied.kind.replace('_', " ");
     let took_ms = u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX);
     match &applied.result {
-        Ok(()) => info!(object, action = applied.kind, drift = applied.drift, took_ms, "{}", applied.cause),
-        Err(ActionError::Conflict(error)) => info!(object, action = applied.kind, "the world moved on: {error}"),
-        Err(ActionError::Transient(error)) => {
-            warn!(object, action = applied.kind, "failed, and is tried again: {error}")
+        Ok(()) => info!(action = applied.kind, drift = applied.drift, took_ms, "{object}: {kind}: {}", applied.cause),
+        Err(ActionError::Conflict(error)) => {
+            info!(action = applied.kind, "{object}: {kind}: the world moved on: {error}")
         }
-        Err(ActionError::Permanent(error)) => error!(object, action = applied.kind, "failed: {error}"),
+        Err(ActionError::Transient(error)) => {
+            warn!(action = applied.kind, "{object}: {kind} failed, and is tried again: {error}")
+        }
+        Err(ActionError::Permanent(error)) => error!(action = applied.kind, "{object}: {kind} failed: {error}"),
     }
 }

@@ -11,7 +11,7 @@ pub mod syntax;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -159,6 +159,35 @@ impl Renderer {
         scene::build(owner, upstreams, probe).1
     }
 
+    /// Upstreams that nginx's message is about, by the files of theirs that it names; empty: it is about none in particular.
+    pub fn blamed(
+        &self,
+        owner: &Owner,
+        upstreams: &BTreeMap<String, RoutedUpstream>,
+        probe: SocketAddr,
+        message: &str,
+    ) -> BTreeSet<String> {
+        let (scene, _) = scene::build(owner, upstreams, probe);
+        let names_file = |file: &str| message.contains(&format!("/{file}:"));
+        let mut blamed = BTreeSet::new();
+        for upstream in &scene.upstreams {
+            if names_file(&upstream_file(&upstream.title)) {
+                blamed.insert(upstream.title.clone());
+            }
+        }
+        for server in &scene.servers {
+            // Of a certificate that it cannot load nginx names only the path.
+            let tls = server.tls.as_ref();
+            let names_tls = |path: &str| message.contains(&format!("\"{path}\""));
+            if names_file(&server_file(server))
+                || tls.is_some_and(|tls| names_tls(&tls.certificate) || names_tls(&tls.key))
+            {
+                blamed.extend(server.members.iter().cloned());
+            }
+        }
+        blamed
+    }
+
     /// Renders every file of the generation `id`, which will stand in `generations_folder/<id>`.
     ///
     /// # Errors
@@ -183,10 +212,10 @@ impl Renderer {
         let mut files: BTreeMap<String, Arc<str>> = BTreeMap::new();
         for upstream in &scene.upstreams {
             let text = self.call("upstream", upstream, std::slice::from_ref(&upstream.title))?;
-            files.insert(format!("files/upstream-{}.conf", upstream.title), text);
+            files.insert(upstream_file(&upstream.title), text);
         }
         for server in &scene.servers {
-            files.insert(format!("files/{}", server.file), self.call("server", server, &server.members)?);
+            files.insert(server_file(server), self.call("server", server, &server.members)?);
         }
         let main = Main {
             id: id.to_string(),
@@ -238,6 +267,14 @@ impl Renderer {
         }
         RenderError::Template { place, reason, upstreams: upstreams.to_vec() }
     }
+}
+
+fn upstream_file(name: &str) -> String {
+    format!("files/upstream-{name}.conf")
+}
+
+fn server_file(server: &scene::ServerScene) -> String {
+    format!("files/{}", server.file)
 }
 
 #[derive(Serialize)]

@@ -284,6 +284,21 @@ fn of_two_upstreams_that_exclude_each_other_the_later_one_is_at_fault() {
 }
 
 #[test]
+fn a_message_of_nginx_blames_the_upstreams_whose_files_it_names() {
+    let mut api = plain("api", 80);
+    api.path = "/api".to_owned();
+    let mut secure = plain("secure", 443);
+    secure.tls = Some(Tls { certificate: "/tls/a.pem".into(), key: "/tls/a.key".into() });
+    let all = set([plain("web", 80), api, secure].map(|one| routed(one, vec![endpoint("10.0.0.1", 80)])).to_vec());
+    let blamed = |message: &str| Vec::from_iter(built_in().blamed(&owner(), &all, probe(), message));
+    let file = |name: &str| format!("nginx: [emerg] no in {FOLDER}/0123456789ab-1/files/{name}:3");
+    assert_eq!(blamed(&file("upstream-api.conf")), ["api"]);
+    assert_eq!(blamed(&file("server-80-_.conf")), ["api", "web"]);
+    assert_eq!(blamed("nginx: [emerg] cannot load certificate \"/tls/a.pem\": BIO_new_file() failed"), ["secure"]);
+    assert_eq!(blamed("nginx: [emerg] unknown directive \"x\" in /etc/nginx/nginx.conf:3"), Vec::<String>::new());
+}
+
+#[test]
 fn a_folder_that_nginx_would_take_for_a_pattern_is_refused() {
     for folder in ["relative", "/a*b", "/a[b]", "/a\nb"] {
         let result = built_in().render(&id(), &owner(), &BTreeMap::new(), probe(), Path::new(folder));

@@ -60,7 +60,7 @@ fn password_of_url(text: &str) -> Option<std::ops::Range<usize>> {
 /// A line of a spec file with the credentials in it replaced by asterisks, of the same length in bytes, so that columns
 /// stay. A reference (`${NAME}`) is left: it says nothing.
 pub fn mask_line(line: &str) -> String {
-    let mut hidden: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut hidden = vec![false; line.len()];
     for (at, separator) in line.char_indices().filter(|(_, letter)| matches!(letter, ':' | '=')) {
         let before = line[..at].trim_end_matches([' ', '"', '\'']);
         let start = before.rfind(|letter: char| !is_name(letter)).map_or(0, |found| found + letter_len(before, found));
@@ -80,17 +80,16 @@ pub fn mask_line(line: &str) -> String {
             Some(quote @ ('"' | '\'')) => value[1..].find(quote).map_or(value.len(), |end| end + 1),
             _ => value.find([',', '}', ']', '"']).or_else(|| value.find(" #")).unwrap_or(value.len()),
         };
-        hidden.push(value_start..value_start + end);
+        hidden[value_start..value_start + end].fill(true);
     }
     if let Some(range) = password_of_url(line)
         && !line[range.clone()].starts_with('$')
     {
-        hidden.push(range);
+        hidden[range].fill(true);
     }
     let mut masked = String::with_capacity(line.len());
     for (at, letter) in line.char_indices() {
-        let is_hidden = hidden.iter().any(|range| range.contains(&at));
-        match is_hidden && !matches!(letter, '"' | '\'' | ' ') {
+        match hidden[at] && !matches!(letter, '"' | '\'' | ' ') {
             true => masked.extend(std::iter::repeat_n('*', letter.len_utf8())),
             false => masked.push(letter),
         }

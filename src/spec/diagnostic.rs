@@ -12,6 +12,11 @@ use serde::Serialize;
 use super::credential::mask_line;
 use super::tree::Place;
 
+/// Longest line that is shown whole, in bytes.
+const LONGEST_LINE: usize = 1000;
+/// Most bytes that are shown of what is marked in a longer line.
+const LONGEST_MARK: usize = 80;
+
 /// How many diagnostics are shown; a file that is wrong throughout would fill the screen otherwise.
 const SHOWN: usize = 40;
 
@@ -44,6 +49,24 @@ pub struct Diagnostic {
 struct Excerpt {
     text: String,
     range: Range<usize>,
+    /// The line was too long: only what is marked is kept.
+    cropped: bool,
+}
+
+impl Excerpt {
+    fn of(line: &str, range: Range<usize>) -> Self {
+        if line.len() <= LONGEST_LINE {
+            return Self { text: mask_line(line), range, cropped: false };
+        }
+        // Not a window around it: the name that tells a credential could be outside.
+        let mut end = range.end.min(range.start + LONGEST_MARK);
+        while !line.is_char_boundary(end) {
+            end -= 1;
+        }
+        let marked = &line[range.start..end];
+        let start = '…'.len_utf8();
+        Self { text: format!("…{marked}…"), range: start..start + marked.len(), cropped: true }
+    }
 }
 
 impl Diagnostic {
@@ -56,7 +79,7 @@ impl Diagnostic {
             column: place.column(),
             message: message.into(),
             help: None,
-            excerpt: Some(Excerpt { text: mask_line(line), range }),
+            excerpt: Some(Excerpt::of(line, range)),
         }
     }
 
@@ -109,8 +132,17 @@ impl Diagnostic {
         };
         let mut group = level.primary_title(self.message.as_str()).elements(std::iter::empty::<Origin<'_>>());
         if let Some(excerpt) = &self.excerpt {
-            let snippet = Snippet::source(excerpt.text.as_str())
-                .path(self.file.as_str())
+            let mut snippet = Snippet::source(excerpt.text.as_str());
+            match excerpt.cropped {
+                // The renderer would count the column in what is left of the line.
+                true => {
+                    let (line, column) = (usize::try_from(self.line), usize::try_from(self.column));
+                    let origin = Origin::path(self.file.as_str()).line(line.unwrap_or(1));
+                    group = group.element(origin.char_column(column.unwrap_or(1)));
+                }
+                false => snippet = snippet.path(self.file.as_str()),
+            }
+            let snippet = snippet
                 .line_start(usize::try_from(self.line).unwrap_or(1))
                 .annotation(AnnotationKind::Primary.span(excerpt.range.clone()));
             group = group.element(snippet);
@@ -145,9 +177,12 @@ impl Diagnostics {
 
     /// The text of all, a blank line between each two.
     pub fn render(&self, colour: bool) -> String {
-        let mut parts: Vec<String> = self.0.iter().take(SHOWN).map(|diagnostic| diagnostic.render(colour)).collect();
-        if self.0.len() > SHOWN {
-            parts.push(format!("and {} more", self.0.len() - SHOWN));
+        // Warnings must not push errors out of sight.
+        let crowded = self.0.len() > SHOWN && self.errors().next().is_some();
+        let shown = self.0.iter().filter(|diagnostic| !crowded || diagnostic.severity == Severity::Error);
+        let mut parts: Vec<String> = shown.take(SHOWN).map(|diagnostic| diagnostic.render(colour)).collect();
+        if self.0.len() > parts.len() {
+            parts.push(format!("and {} more", self.0.len() - parts.len()));
         }
         parts.join("\n\n")
     }
@@ -177,17 +212,25 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
+/// Most errors, and most warnings, that are kept: a file that is wrong in a hundred thousand places is told in a few.
+const KEPT: usize = 500;
+
 /// Collects diagnostics while a spec is read, so that a user sees all mistakes at once.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    diagnostics: Vec<Diagnostic>,
+    errors: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl Report {
     pub fn push(&mut self, diagnostic: Diagnostic) {
+        let list = match diagnostic.severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
         // One mistake may be seen from two sides, through an anchor that is used twice for instance.
-        if !self.diagnostics.contains(&diagnostic) {
-            self.diagnostics.push(diagnostic);
+        if list.len() < KEPT && !list.contains(&diagnostic) {
+            list.push(diagnostic);
         }
     }
 
@@ -204,15 +247,17 @@ impl Report {
     }
 
     pub fn failed(&self) -> bool {
-        self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+        !self.errors.is_empty()
     }
 
     /// Sorted by file, line and column; what has no line comes first in its file.
-    pub fn finish(mut self) -> Diagnostics {
-        self.diagnostics.sort_by(|a, b| {
+    pub fn finish(self) -> Diagnostics {
+        let mut all = self.errors;
+        all.extend(self.warnings);
+        all.sort_by(|a, b| {
             (&a.file, a.line, a.column, a.severity, &a.message)
                 .cmp(&(&b.file, b.line, b.column, b.severity, &b.message))
         });
-        Diagnostics(self.diagnostics)
+        Diagnostics(all)
     }
 }

@@ -10,6 +10,8 @@ pub mod diagnostic;
 mod dotenv;
 mod interpolate;
 pub mod load;
+#[cfg(test)]
+mod load_tests;
 mod merge;
 mod names;
 mod read;

@@ -120,7 +120,8 @@ pub fn nginx_text(text: &str) -> Result<(), String> {
             Err(format!("the control character `{}` is not allowed in it", letter.escape_debug()))
         }
         Some(letter) => Err(format!("`{letter}` is not allowed in it")),
-        None if text.len() > 4096 => Err("it is longer than 4096 bytes".to_owned()),
+        // nginx reads a word through a buffer of 4096 bytes.
+        None if text.len() > 3900 => Err("it is longer than 3900 bytes".to_owned()),
         None => Ok(()),
     }
 }

@@ -275,6 +275,8 @@ fn host_ports(draft: &Draft, probe: Option<SocketAddr>, report: &mut Report) {
             };
             let help = format!("`{}` has it in line {} of {}", early.service, early.place.line(), early.place.file());
             report.error_help(late.place, message, help);
+            // One is enough: with many on one port, all pairs of them would say nothing more.
+            break;
         }
         if let Some(probe) = probe
             && used.port.protocol == Protocol::Tcp

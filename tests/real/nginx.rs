@@ -48,7 +48,7 @@ impl Site {
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("    {kind}_temp_path {root}/tmp-{kind};\n"))
             .concat();
-        let user = if rustix_is_root() { "user root;" } else { "" };
+        let user = if is_root() { "user root;" } else { "" };
         let http = http.replace("REEVE", &format!("{root}/reeve"));
         let text = format!(
             "{user}\nworker_processes 2;\nworker_shutdown_timeout 20s;\npid {root}/nginx.pid;\n\
@@ -171,7 +171,7 @@ impl Drop for Site {
     }
 }
 
-fn rustix_is_root() -> bool {
+fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0)
 }
 
@@ -570,6 +570,63 @@ async fn a_stopped_nginx_and_an_empty_or_stale_pid_file_mean_not_running() {
 }
 
 #[tokio::test]
+async fn a_lost_pid_file_does_not_hide_the_nginx_that_answers_for_us() {
+    let site = Site::new();
+    let port = free_port();
+    site.load(&set(vec![routed(upstream("web", port), &[1])])).await;
+    let master = site.master();
+    std::fs::remove_file(site.path("nginx.pid")).expect("removed");
+    assert_eq!(site.fresh().view(&site.interest()).await.expect("seen").process, NginxProcess::Running { master });
+    let id = site.load(&set(vec![routed(upstream("web", port), &[2])])).await;
+    assert_eq!(site.view().await.loaded, Loaded::Generation(id));
+}
+
+#[tokio::test]
+async fn an_nginx_of_the_foreground_is_not_started_by_us() {
+    let site = Site::new();
+    let config = std::fs::read_to_string(&site.settings.config).expect("there");
+    std::fs::write(&site.settings.config, format!("daemon off;\n{config}")).expect("written");
+    let id = site.write_and_switch(&BTreeMap::new(), 1).await;
+    let error = site.nginx.execute(&NginxAction::Start { expect: id }).await.expect_err("foreground");
+    assert!(matches!(&error, ActionError::Permanent(words) if words.contains("daemon off")), "{error}");
+}
+
+/// The figures of a large site; only meaningful in release: `cargo test --release --test real -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement, only meaningful in release"]
+async fn a_thousand_upstreams() {
+    let site = Site::new();
+    let port = free_port();
+    let upstreams = |first: u16| {
+        let all = (0..1000_u16).map(|number| {
+            let mut one = upstream(&format!("upstream-{number}"), port);
+            one.server_name = vec![format!("site-{number}.test")];
+            routed(one, &(first..first + 10).collect::<Vec<_>>())
+        });
+        set(all.collect())
+    };
+    for first in [1000, 2000, 3000] {
+        let began = Instant::now();
+        let id = site.write_and_switch(&upstreams(first), 1).await;
+        let written = began.elapsed();
+        let action = match first {
+            1000 => NginxAction::Start { expect: id },
+            _ => NginxAction::Reload { expect: id },
+        };
+        let began = Instant::now();
+        site.nginx.execute(&action).await.expect("loaded");
+        let loaded = began.elapsed();
+        let mut views = Vec::new();
+        for _ in 0..5 {
+            let began = Instant::now();
+            site.view().await;
+            views.push(began.elapsed());
+        }
+        println!("write and check {written:?}, load {loaded:?}, views {views:?}");
+    }
+}
+
+#[tokio::test]
 async fn another_nginx_on_the_probe_is_a_stranger_and_is_not_reloaded() {
     let one = Site::new();
     one.load(&set(vec![routed(upstream("web", free_port()), &[1])])).await;
@@ -773,11 +830,13 @@ async fn tls_and_grpc_are_served_and_a_renewed_certificate_is_another_digest() {
     plain.timeouts.read = Some(Duration::from_secs(5));
     site.load(&set(vec![routed(secure, &[one]), routed(grpc, &[one]), routed(plain, &[one])])).await;
 
-    let output = Command::new("curl")
+    // Not the standard library's: it would hold up the backend, which runs on this thread.
+    let output = tokio::process::Command::new("curl")
         .args(["-sS", "--max-time", "10", "--http1.1", "--cacert"])
         .arg(&tls.certificate)
         .args(["--resolve", &format!("site.test:{port}:127.0.0.1"), &format!("https://site.test:{port}/")])
         .output()
+        .await
         .expect("curl runs");
     assert!(output.stdout.starts_with(b"one\n"), "{output:?}");
 

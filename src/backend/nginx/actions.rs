@@ -16,7 +16,7 @@ use super::main_config::{CheckPlaces, MainConfig};
 use super::probe::Answer;
 use super::{Memory, Nginx, Shared, process};
 use crate::backend::directory::{check_owner, claim};
-use crate::observed::GenerationId;
+use crate::observed::{GenerationId, NginxProcess};
 use crate::plan::NginxAction;
 use crate::plan::action::NewGeneration;
 use crate::spec::container::hex;
@@ -154,27 +154,25 @@ impl Nginx {
     async fn reload(&self, expect: &GenerationId) -> Result<(), ActionError> {
         let shared = &self.shared;
         let main = self.expect_current(expect).await?;
-        let master = read_pid(&main.pid_file).and_then(process::live_master);
-        let Some(master) = master else {
+        let Some(master) = self.master(&main).await? else {
             return Err(ActionError::Conflict(format!(
                 "nginx does not run (no master by its pid file {}), so it cannot be reloaded",
                 main.pid_file.display()
             )));
         };
-        let before = shared.observer.serving(master.pid).await;
+        let before = shared.observer.serving(master).await;
         let log = LogTail::new(main.error_log.clone());
-        signal(master.pid, Signal::HUP).map_err(|error| {
-            ActionError::Transient(format!("cannot send HUP to nginx's master {}: {error}", master.pid))
-        })?;
+        signal(master, Signal::HUP)
+            .map_err(|error| ActionError::Transient(format!("cannot send HUP to nginx's master {master}: {error}")))?;
         let give_up = || {
-            if process::live_master(master.pid).is_none() {
-                return Some(format!("nginx's master {} has died", master.pid));
+            if process::live_master(master).is_none() {
+                return Some(format!("nginx's master {master} has died"));
             }
             log.final_reason()
         };
         shared
             .observer
-            .wait(|| Some(master.pid), &before, expect, shared.load_timeout, give_up)
+            .wait(|| Some(master), &before, expect, shared.load_timeout, give_up)
             .await
             .map_err(|reason| not_loaded("nginx was told to reload", expect, &reason, &log))
     }
@@ -190,8 +188,8 @@ impl Nginx {
             )));
         }
         let pid_file = main.pid_file.clone();
-        if let Some(master) = read_pid(&pid_file).and_then(process::live_master) {
-            return Err(ActionError::Conflict(format!("nginx runs already (master {})", master.pid)));
+        if let Some(master) = self.master(&main).await? {
+            return Err(ActionError::Conflict(format!("nginx runs already (master {master})")));
         }
         let log = LogTail::new(main.error_log.clone());
         let outcome = shared.binary.start(&shared.config).await.map_err(ActionError::Transient)?;
@@ -268,6 +266,18 @@ impl Nginx {
             shared.generations.remove(&id).map_err(ActionError::Transient)
         })
         .await
+    }
+
+    /// nginx's master, recognised as `view` recognises it: by the pid file, or by a worker that answers for one of our
+    /// generations.
+    async fn master(&self, main: &MainConfig) -> Result<Option<i32>, ActionError> {
+        let shared = &self.shared;
+        let ids = shared.generations.ids().map_err(ActionError::Transient)?;
+        let look = shared.observer.look(&main.pid_file, &ids).await.map_err(ActionError::Transient)?;
+        Ok(match look.process {
+            NginxProcess::Running { master } => Some(master),
+            NginxProcess::Stopped | NginxProcess::Orphans { .. } => None,
+        })
     }
 
     /// The main configuration, when `current` is the expected generation.

@@ -60,27 +60,54 @@ pub struct Content {
     pub text: Arc<str>,
 }
 
+/// Texts up to this size stay in memory; larger ones (manifests) are read again when somebody wants them.
+const KEPT: usize = 64 * 1024;
+
+#[derive(Debug)]
+struct Known {
+    stamp: Stamp,
+    digest: Arc<str>,
+    text: Option<Arc<str>>,
+}
+
 #[derive(Debug, Default)]
 pub struct Files {
-    known: BTreeMap<PathBuf, (Stamp, Content)>,
+    known: BTreeMap<PathBuf, Known>,
     /// Looked at since the last `forget_unused`.
     used: std::collections::BTreeSet<PathBuf>,
 }
 
 impl Files {
-    /// The file's content as it is now; read only when its stamp is another one.
+    /// The digest of the file as it is now; read only when its stamp is another one.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub fn digest(&mut self, path: &Path) -> io::Result<Arc<str>> {
+        let stamp = Stamp::of(path)?;
+        self.used.insert(path.to_owned());
+        match self.known.get(path) {
+            Some(known) if known.stamp == stamp => Ok(known.digest.clone()),
+            _ => Ok(self.read(path, stamp)?.digest),
+        }
+    }
+
+    /// The file's content as it is now; read only when its stamp is another one, or its text is a large one.
     ///
     /// # Errors
     /// The system's, for a file that cannot be looked at or read, and for one larger than 16 MiB.
     pub fn get(&mut self, path: &Path) -> io::Result<Content> {
-        const LARGEST: u64 = 16 * 1024 * 1024;
         let stamp = Stamp::of(path)?;
         self.used.insert(path.to_owned());
-        if let Some((known, content)) = self.known.get(path)
+        if let Some(Known { stamp: known, digest, text: Some(text) }) = self.known.get(path)
             && *known == stamp
         {
-            return Ok(content.clone());
+            return Ok(Content { digest: digest.clone(), text: text.clone() });
         }
+        self.read(path, stamp)
+    }
+
+    fn read(&mut self, path: &Path, stamp: Stamp) -> io::Result<Content> {
+        const LARGEST: u64 = 16 * 1024 * 1024;
         if stamp.size > LARGEST {
             return Err(io::Error::other("it is larger than 16 MiB"));
         }
@@ -91,7 +118,8 @@ impl Files {
             text: String::from_utf8_lossy(&bytes).into_owned().into(),
         };
         if stamp.is_settled(now) {
-            self.known.insert(path.to_owned(), (stamp, content.clone()));
+            let text = (bytes.len() <= KEPT).then(|| content.text.clone());
+            self.known.insert(path.to_owned(), Known { stamp, digest: content.digest.clone(), text });
         } else {
             self.known.remove(path);
         }

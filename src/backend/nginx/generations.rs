@@ -204,11 +204,11 @@ impl Generations {
         });
         let mut texts = BTreeMap::new();
         for (name, digest) in &manifest.files {
-            let content = files.get(&folder.join(name)).ok();
-            if content.as_ref().is_none_or(|content| *content.digest != **digest) {
+            let path = folder.join(name);
+            if files.digest(&path).ok().is_none_or(|present| *present != **digest) {
                 damaged.push(name.clone());
             }
-            if let Some(content) = content.filter(|_| with_text) {
+            if with_text && let Ok(content) = files.get(&path) {
                 texts.insert(name.clone(), content.text);
             }
         }
@@ -248,7 +248,7 @@ impl Generations {
             manifest.files.insert(name.clone(), hex(&Sha256::digest(text.as_bytes())));
             write(&folder.join(name), text.as_bytes(), each)?;
         }
-        let text = serde_json::to_vec_pretty(&manifest).map_err(io::Error::other)?;
+        let text = serde_json::to_vec(&manifest).map_err(io::Error::other)?;
         write(&folder.join(MANIFEST_FILE), &text, each)?;
         write(&folder.join(MANIFEST_DIGEST_FILE), hex(&Sha256::digest(&text)).as_bytes(), each)?;
         write(&folder.join(UNCHECKED_FILE), b"nginx has not accepted this generation yet\n", each)?;
@@ -371,16 +371,18 @@ fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
 }
 
 fn manifest(folder: &Path, files: &mut Files, manifests: &mut Manifests) -> Option<Arc<Manifest>> {
-    let content = files.get(&folder.join(MANIFEST_FILE)).ok()?;
-    let digest = files.get(&folder.join(MANIFEST_DIGEST_FILE)).ok()?;
-    if digest.text.trim() != &*content.digest {
+    let path = folder.join(MANIFEST_FILE);
+    let digest = files.digest(&path).ok()?;
+    let wanted = files.get(&folder.join(MANIFEST_DIGEST_FILE)).ok()?;
+    if wanted.text.trim() != &*digest {
         return None;
     }
-    if let Some(manifest) = manifests.get(&content.digest) {
+    if let Some(manifest) = manifests.get(&digest) {
         return Some(manifest.clone());
     }
+    let content = files.get(&path).ok().filter(|content| content.digest == digest)?;
     let manifest: Arc<Manifest> = Arc::new(serde_json::from_str(&content.text).ok()?);
-    manifests.insert(content.digest, manifest.clone());
+    manifests.insert(digest, manifest.clone());
     Some(manifest)
 }
 

@@ -61,7 +61,7 @@ pub struct MainConfig {
 /// The line that the main configuration must contain.
 pub fn include_line(entry: &Path) -> String {
     let path = entry.to_string_lossy();
-    let word = quote::quote(&path).map_or_else(|_| path.clone(), |word| word);
+    let word = quote::quote(&path).unwrap_or_else(|_| path.clone());
     format!("include {word};")
 }
 

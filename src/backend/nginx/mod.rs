@@ -250,10 +250,22 @@ impl Shared {
     fn tls_digests(&self, wanted: &BTreeMap<String, Vec<PathBuf>>) -> TlsDigests {
         let mut memory = self.memory();
         let mut digest = |path: &PathBuf| {
-            let content = memory.files.get(path);
-            let digest = content.map(|content| content.digest.to_string()).map_err(|error| error.to_string());
+            let digest = memory.files.digest(path).map(|digest| digest.to_string()).map_err(|error| error.to_string());
             (path.display().to_string(), digest)
         };
         wanted.iter().map(|(upstream, paths)| (upstream.clone(), paths.iter().map(&mut digest).collect())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::NginxAction;
+
+    #[test]
+    fn its_futures_may_go_to_any_thread() {
+        fn may_go<T: Send>(_: impl Fn(&'static Nginx, &'static Interest, &'static NginxAction) -> T) {}
+        may_go(|nginx, interest, _| nginx.view(interest));
+        may_go(|nginx, _, action| nginx.execute(action));
     }
 }

@@ -164,9 +164,11 @@ pub struct DraftedUpstream {
 
 /// Reads a whole spec.
 pub fn spec(root: &Node, context: &mut Context<'_>) -> Draft {
-    let mut draft = Draft::default();
-    draft.networks = networks::declared(root, context);
-    draft.volumes = mounts::declared(root, context);
+    let mut draft = Draft {
+        networks: networks::declared(root, context),
+        volumes: mounts::declared(root, context),
+        ..Draft::default()
+    };
     let grants = grants::declared(root, context);
     if let Some(services) = root.get("services") {
         for entry in services.value.entries() {

@@ -6,6 +6,9 @@ use super::super::container::{Port, Protocol, Published};
 use super::super::tree::{Node, Place};
 use super::{Context, text};
 
+/// Every port once with each of two protocols.
+const MOST_PORTS: usize = 2 * 65_535;
+
 /// Why a port cannot be read: the reason, and what to do.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PortProblem {
@@ -44,7 +47,13 @@ pub fn read(service: &Node, context: &mut Context<'_>) -> Vec<(Port, Place)> {
             },
         };
         match read {
-            Ok(read) => ports.extend(read.into_iter().map(|port| (port, item.place.clone()))),
+            Ok(read) => {
+                ports.extend(read.into_iter().map(|port| (port, item.place.clone())));
+                if ports.len() > MOST_PORTS {
+                    context.report.error(&item.place, format!("more than {MOST_PORTS} ports of one service"));
+                    return ports;
+                }
+            }
             Err(problem) => {
                 let shown = match item.text() {
                     Some(_) => format!("`{}` is not a port", item.shown()),

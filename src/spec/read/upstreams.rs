@@ -306,7 +306,10 @@ fn tls(node: &Node, context: &mut Context<'_>) -> Option<Tls> {
         };
         let text = file.value.text()?;
         let path = context.path(text);
-        if let Err(reason) = names::nginx_word(&path.to_string_lossy()) {
+        let shown = path.to_string_lossy();
+        // With a variable in it nginx would look for another file with each request.
+        let variable = shown.contains('$').then(|| "`$` is not allowed in it".to_owned());
+        if let Some(reason) = names::nginx_text(&shown).err().or(variable) {
             let message = format!("`{}` cannot be given to nginx: {reason}", file.value.shown());
             context.report.error(&file.value.place, message);
         }
