@@ -4,6 +4,8 @@
 mod consul;
 mod docker;
 mod e2e_apply;
+mod e2e_changes;
 mod e2e_drift;
+mod e2e_routes;
 mod nginx;
 mod support;

@@ -151,9 +151,14 @@ impl Site {
     /// Writes the spec, starts the daemon and waits until everything is as the spec says.
     #[track_caller]
     pub fn run(&self, spec: &impl ToString) -> Daemon {
+        self.run_until(spec, Daemon::converged)
+    }
+
+    #[track_caller]
+    pub fn run_until(&self, spec: &impl ToString, reached: impl Fn(&Daemon) -> Result<(), String>) -> Daemon {
         self.write_spec(spec);
         let daemon = self.start(&[]);
-        eventually("the daemon converges", || daemon.converged());
+        eventually("the daemon gets there", || reached(&daemon));
         daemon
     }
 
