@@ -197,6 +197,11 @@ impl Node {
         self.entries().iter().find(|entry| entry.key == key && !entry.value.is_null())
     }
 
+    /// The entry of a mapping, if its value is neither null nor empty text: `${NAME:-}` is how files say "unset".
+    pub fn given(&self, key: &str) -> Option<&Entry> {
+        self.get(key).filter(|entry| entry.value.text() != Some(""))
+    }
+
     /// The value of a mapping's entry, if it is not null.
     pub fn value(&self, key: &str) -> Option<&Node> {
         self.get(key).map(|entry| &entry.value)
