@@ -247,6 +247,9 @@ pub struct Consul {
     pub leader: Option<String>,
     /// `address:port` of the Raft peers.
     pub peers: Vec<String>,
+    /// How many servers may fail without losing the quorum, by the autopilot: a server that is back among the peers is
+    /// not a voter for another minute. `None`: not told.
+    pub failure_tolerance: Option<u32>,
     pub nodes: Vec<Node>,
     /// Names of the services in the catalog, with their tags.
     pub services: BTreeMap<String, Vec<String>>,

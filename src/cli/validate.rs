@@ -45,13 +45,13 @@ pub fn run(context: &mut Context, arguments: &ValidateArguments) -> anyhow::Resu
     match load(&options) {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                context.output.text(warning.render(coloured))?;
+                context.output.line(warning.render(coloured))?;
             }
             context.output.line(summary(&loaded.spec))?;
             Ok(if arguments.strict && !loaded.warnings.is_empty() { Exit::Failure } else { Exit::Success })
         }
         Err(diagnostics) => {
-            context.output.text(diagnostics.render(coloured))?;
+            context.output.line(diagnostics.render(coloured))?;
             Ok(Exit::Failure)
         }
     }

@@ -309,6 +309,9 @@ impl<'a> Facts<'a> {
         if consul.leader.is_none() {
             return Err("Consul has no leader".to_owned());
         }
+        if consul.peers.len() > 2 && consul.failure_tolerance == Some(0) {
+            return Err("Consul would lose its quorum with one server less: not every server is a voter yet".to_owned());
+        }
         let Some(docker) = self.docker else {
             return Err("Docker cannot be read".to_owned());
         };

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::Consul;
 use super::http::{Failure, Request};
-use super::wire::{self, AgentSelf, CatalogNode, Check, Entry, NodeServices, Service};
+use super::wire::{self, AgentSelf, AutopilotHealth, CatalogNode, Check, Entry, NodeServices, Service};
 use crate::observed::{self, Catalog, Interest, Node, Registration, View};
 use crate::spec::upstream::CatalogQuery;
 use crate::world::ViewError;
@@ -52,9 +52,12 @@ impl Consul {
         let peers = peers.map(|answer| answer.value).unwrap_or_default();
 
         self.remembering(|memory| memory.keep_only(&interest.catalog));
-        let catalog = match &leader {
-            Ok(_) => self.catalog(&agent, &registrations, &interest.catalog).await,
-            Err(reason) => self.without_leader(reason, &interest.catalog),
+        let (catalog, failure_tolerance) = match &leader {
+            Ok(_) => {
+                let catalog = self.catalog(&agent, &registrations, &interest.catalog);
+                tokio::join!(catalog, self.failure_tolerance())
+            }
+            Err(reason) => (self.without_leader(reason, &interest.catalog), Some(0)),
         };
         let unsynced = self.remembering(|memory| match catalog.missing {
             Some(missing) => memory.unsynced(missing, Timestamp::now()),
@@ -70,6 +73,7 @@ impl Consul {
             agent,
             leader: leader.ok(),
             peers,
+            failure_tolerance,
             nodes: catalog.nodes,
             services: catalog.services,
             registrations,
@@ -111,6 +115,17 @@ impl Consul {
             }
         }
         (registrations, strangers)
+    }
+
+    /// How many servers may fail. Not told (no right to ask, or an agent that cannot say): `None`.
+    async fn failure_tolerance(&self) -> Option<u32> {
+        let request = Request::get(&["v1", "operator", "autopilot", "health"], AGENT_LIMIT);
+        match self.client.json::<AutopilotHealth>(request).await {
+            Ok(answer) => Some(answer.value.failure_tolerance),
+            // This is how Consul answers while a server is unhealthy.
+            Err(failure) if failure.status() == Some(429) => Some(0),
+            Err(_) => None,
+        }
     }
 
     fn without_leader(&self, reason: &str, queries: &BTreeSet<CatalogQuery>) -> FromCatalog {

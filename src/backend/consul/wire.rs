@@ -52,6 +52,12 @@ where
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
+pub(super) struct AutopilotHealth {
+    pub failure_tolerance: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
 pub(super) struct AgentSelf {
     pub config: AgentConfig,
     #[serde(default, deserialize_with = "nullable")]

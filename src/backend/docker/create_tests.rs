@@ -75,6 +75,7 @@ fn what_the_spec_does_not_set_is_left_to_the_image_and_the_engine() {
                 "reeve.config": canonical,
                 "reeve.image": "sha256:1",
                 "reeve.ports": "[]",
+                "reeve.depends_on": "[]",
                 "reeve.registers": "true",
                 "reeve.files": "[]",
             },

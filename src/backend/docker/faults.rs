@@ -30,7 +30,7 @@ fn listed(id: &str, state: &str, status: &str) -> String {
     format!(
         r#"{{"Id":"{id}","Names":["/shop-web-{id}"],"Created":1800000000,"State":"{state}","Status":"{status}",
             "Labels":{{"reeve.owner":"shop@edge-1","reeve.service":"web","reeve.slot":"1","reeve.hash":"v1:aa",
-            "reeve.config":"{{}}","reeve.image":"sha256:1","reeve.ports":"[]","reeve.files":"[]","reeve.registers":"false"}}}}"#
+            "reeve.config":"{{}}","reeve.image":"sha256:1","reeve.ports":"[]","reeve.files":"[]","reeve.registers":"false","reeve.depends_on":"[]"}}}}"#
     )
 }
 

@@ -92,7 +92,7 @@ fn agreed<T: PartialEq>(
 
 /// `restart`, else `deploy.restart_policy`.
 pub fn restart(node: &Node, context: &mut Context<'_>) -> Option<Restart> {
-    if let Some(entry) = node.get("restart") {
+    if let Some(entry) = node.given("restart") {
         let text = entry.value.text()?;
         let (word, retries) = match text.split_once(':') {
             Some((word, retries)) => (word, Some(retries)),

@@ -9,7 +9,7 @@ use super::super::names;
 use super::super::suggest::did_you_mean;
 use super::super::tree::{Entry, Node, Place, shown};
 use super::super::{IpamPool, Network};
-use super::{Context, boolean, external, labels, owned, pairs, text, texts};
+use super::{Context, boolean, external, labels, owned, pairs, texts};
 
 /// The top level's networks by key. The default network is added when a service uses it.
 pub fn declared(root: &Node, context: &mut Context<'_>) -> BTreeMap<String, Network> {
@@ -161,7 +161,7 @@ pub struct Connection {
 /// Reads `networks` and `network_mode` of a service.
 pub fn connection(node: &Node, declared: &mut BTreeMap<String, Network>, context: &mut Context<'_>) -> Connection {
     let mut connection = Connection::default();
-    if let Some(entry) = node.get("network_mode") {
+    if let Some(entry) = node.given("network_mode") {
         if let Some(networks) = node.get("networks") {
             let help = "take one of the two out";
             context.report.error_help(&networks.key_place, "`networks` does not go together with `network_mode`", help);
@@ -291,7 +291,8 @@ pub fn dns(node: &Node, context: &mut Context<'_>) -> Vec<String> {
 
 /// `hostname` and `domainname`.
 pub fn host_name(node: &Node, key: &str, context: &mut Context<'_>) -> Option<String> {
-    let name = text(node, key)?;
+    let entry = node.given(key)?;
+    let name = entry.value.text()?;
     let valid = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_');
     let whole = !name.is_empty() && name.len() <= 253 && name.chars().all(valid);
     if (!whole || name.starts_with(['.', '-']))

@@ -37,7 +37,7 @@ pub fn read(entry: &Entry, draft: &mut Draft, grants: &Grants, context: &mut Con
     sorted_ports.dedup();
     let mut single = connection.fixed;
     for key in ["container_name", "hostname"] {
-        if let Some(entry) = node.get(key) {
+        if let Some(entry) = node.given(key) {
             single.push((key, entry.value.place.clone()));
         }
     }
@@ -69,7 +69,7 @@ pub fn read(entry: &Entry, draft: &mut Draft, grants: &Grants, context: &mut Con
         restart: deploy::restart(node, context),
         stop_signal: stop_signal(node, context),
         stop_grace_period,
-        user: owned(node, "user"),
+        user: owned(node, "user").filter(|user| !user.is_empty()),
         working_dir: working_dir(node, context),
         hostname: networks::host_name(node, "hostname", context),
         domainname: networks::host_name(node, "domainname", context),
@@ -179,7 +179,8 @@ fn image_reference(text: &str) -> Result<(), String> {
 }
 
 fn platform(node: &Node, context: &mut Context<'_>) -> Option<String> {
-    let text = text(node, "platform")?;
+    let entry = node.given("platform")?;
+    let text = entry.value.text()?;
     let parts: Vec<&str> = text.split('/').collect();
     let word = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
     if (parts.len() > 3 || !parts.iter().all(word))
@@ -207,7 +208,7 @@ fn command(node: &Node, key: &str, context: &mut Context<'_>) -> Option<Vec<Stri
 }
 
 fn stop_signal(node: &Node, context: &mut Context<'_>) -> Option<String> {
-    let entry = node.get("stop_signal")?;
+    let entry = node.given("stop_signal")?;
     let text = entry.value.text()?;
     let valid = !text.is_empty()
         && text.len() < 16
@@ -220,7 +221,7 @@ fn stop_signal(node: &Node, context: &mut Context<'_>) -> Option<String> {
 }
 
 fn working_dir(node: &Node, context: &mut Context<'_>) -> Option<String> {
-    let entry = node.get("working_dir")?;
+    let entry = node.given("working_dir")?;
     let text = entry.value.text()?;
     if !text.starts_with('/') {
         let message = format!("`{}` is not a path in the container", entry.value.shown());
@@ -230,7 +231,7 @@ fn working_dir(node: &Node, context: &mut Context<'_>) -> Option<String> {
 }
 
 fn container_name(node: &Node, context: &mut Context<'_>) -> Option<String> {
-    let entry = node.get("container_name")?;
+    let entry = node.given("container_name")?;
     let text = entry.value.text()?;
     if let Err(reason) = names::docker(text, false) {
         let message = format!("`{}` is not a container's name: {reason}", entry.value.shown());
