@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::golden::golden;
 use crate::support::shop::{WEB, WEB_2};
-use crate::support::{Shop, Site, http};
+use crate::support::{Shop, Site, check, eventually, http};
 
 /// Objects as the servers have them, each with what tells one state of it from another.
 struct World {
@@ -17,6 +17,8 @@ struct World {
 impl World {
     fn of(site: &Site) -> Self {
         let mut objects = BTreeMap::new();
+        let status = site.reeve(&["status", "-o", "json"]).success().stdout;
+        let status: Value = serde_json::from_str(&status).expect("JSON");
         let containers = site.containers();
         objects.extend(containers.iter().map(|one| (format!("replica {}", one.name), one.id.clone())));
         let services = site.consul().services();
@@ -40,7 +42,10 @@ impl World {
                 })
                 .map(|one| one.id.as_str())
                 .collect();
-            let state = format!("{}{routed:?}{behind:?}", text(&format!("upstream-{upstream}.conf")));
+            let query = status["upstreams"].as_array().into_iter().flatten();
+            let query = query.filter(|one| one["name"] == upstream).map(|one| one["query"].to_string());
+            let query: Vec<String> = query.collect();
+            let state = format!("{query:?}{}{routed:?}{behind:?}", text(&format!("upstream-{upstream}.conf")));
             objects.insert(format!("upstream {upstream}"), state);
         }
         Self { objects }
@@ -75,12 +80,13 @@ fn comparable(steps: impl Iterator<Item = (String, String)>) -> Vec<(String, Str
 /// Plans the change from what is there to `to`, compares the text with the golden one, applies it, and compares what was
 /// done and what has become of it with the plan.
 #[track_caller]
-fn change(site: &Site, name: &str, to: &Shop) {
+fn change(site: &Site, name: &str, to: &Shop) -> String {
+    checks_have_run(site);
+    let before = World::of(site);
     site.write_spec(to);
     let text = site.reeve(&["plan", "--detailed-exitcode"]).exits(2).stdout;
     let json: Value = serde_json::from_str(&site.reeve(&["plan", "-o", "json"]).success().stdout).expect("JSON");
     golden(site, name, &text);
-    let before = World::of(site);
 
     let applied = site.reeve(&["apply", "--timeout", "60s"]).success();
     assert_eq!(comparable(applied.done().into_iter()), planned(&json), "done, and planned:\n{text}{}", applied.stderr);
@@ -94,6 +100,25 @@ fn change(site: &Site, name: &str, to: &Shop) {
     if to.upstreams.iter().any(|(name, _)| name == "site") {
         assert_eq!(site.nginx.servers("site"), site.consul().passing(&to.registered));
     }
+    text
+}
+
+/// A golden plan must not depend on whether Consul has run the checks of what was just made.
+#[track_caller]
+fn checks_have_run(site: &Site) {
+    eventually("every declared check has run", || {
+        let checks = site.consul().get("/v1/agent/checks");
+        let declared = checks.as_object().into_iter().flatten().filter(|(id, _)| id.ends_with(":declared"));
+        let silent: Vec<&String> = declared.filter(|(_, check)| check["Output"] == "").map(|(id, _)| id).collect();
+        check(silent.is_empty(), || format!("{silent:?}"))
+    });
+}
+
+/// The plan must say `old => new` of the field, and that the service stays whole.
+#[track_caller]
+fn says(plan: &str, change: &str, lowest: &str) {
+    assert!(plan.contains(change), "{change:?} is not in the plan:\n{plan}");
+    assert!(plan.contains(lowest), "{lowest:?} is not in the plan:\n{plan}");
 }
 
 fn numbers(site: &Site) -> (usize, usize, usize) {
@@ -122,7 +147,8 @@ fn the_image_changed_start_first() {
     let site = Site::new("image");
     let shop = Shop::new(&site, 2);
     site.apply(&shop);
-    change(&site, "image", &Shop { image: WEB_2.to_owned(), ..shop });
+    let plan = change(&site, "image", &Shop { image: WEB_2.to_owned(), ..shop });
+    says(&plan, &format!("image: \"{WEB}\" => \"{WEB_2}\""), "web lowest healthy: 2 of 2");
     assert!(site.containers().iter().all(|one| one.image == WEB_2));
     let answer = http::get(site.listen(), "/").expect("it serves");
     assert!(answer.body.contains("(v2)"), "{}", answer.body);
@@ -135,8 +161,20 @@ fn the_image_changed_stop_first_because_no_port_is_spare() {
     let mut shop = Shop::new(&site, 2);
     shop.ports = format!("{}-{}:80", site.ports.published(0), site.ports.published(1));
     site.apply(&shop);
-    change(&site, "image-stop-first", &Shop { image: WEB_2.to_owned(), ..shop });
+    let plan = change(&site, "image-stop-first", &Shop { image: WEB_2.to_owned(), ..shop });
+    says(&plan, &format!("image: \"{WEB}\" => \"{WEB_2}\""), "web lowest healthy: 1 of 2");
     assert_eq!(numbers(&site), (2, 2, 2));
+}
+
+#[test]
+fn a_replica_that_was_made_a_moment_ago_is_not_given_up_either() {
+    let site = Site::new("fresh");
+    let shop = Shop { replicas: 1, ..Shop::new(&site, 2) };
+    // Registered, routed, and Consul has not run its check yet: it serves all the same.
+    site.apply(&shop.to_string().replace("interval: 1s, timeout: 1s", "interval: 30s, timeout: 1s"));
+    site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop });
+    let plan = site.reeve(&["plan"]).success().stdout;
+    assert!(plan.contains("web lowest healthy: 1 of 1"), "{plan}");
 }
 
 #[test]
@@ -147,7 +185,8 @@ fn an_image_that_was_tagged_anew_replaces() {
     let shop = Shop { image: tag.clone(), ..Shop::new(&site, 1) };
     site.apply(&shop);
     crate::support::docker::docker(&["tag", WEB_2, &tag]);
-    change(&site, "retag", &shop);
+    let plan = change(&site, "retag", &shop);
+    says(&plan, "was tagged anew", "web lowest healthy: 1 of 1");
     let answer = http::get(site.listen(), "/").expect("it serves");
     crate::support::docker::docker(&["rmi", "--force", &tag]);
     assert!(answer.body.contains("(v2)"), "{}", answer.body);
@@ -161,7 +200,8 @@ fn the_environment_changed() {
     site.apply(&shop);
     assert_eq!(site.served_by(site.listen(), 4).expect("it serves"), BTreeSet::from(["first".to_owned()]));
     shop.environment = vec![("NAME".to_owned(), "second".to_owned()), ("MORE".to_owned(), "1".to_owned())];
-    change(&site, "env", &shop);
+    let plan = change(&site, "env", &shop);
+    says(&plan, "environment.NAME: \"first\" => \"second\"", "web lowest healthy: 2 of 2");
     assert_eq!(site.served_by(site.listen(), 4).expect("it serves"), BTreeSet::from(["second".to_owned()]));
 }
 
@@ -171,7 +211,8 @@ fn the_container_port_changed() {
     let shop = Shop::new(&site, 2);
     site.apply(&shop);
     let (first, last) = (site.ports.published(0), site.ports.published(2));
-    change(&site, "port", &Shop { port: 8080, ports: format!("{first}-{last}:8080"), ..shop });
+    let plan = change(&site, "port", &Shop { port: 8080, ports: format!("{first}-{last}:8080"), ..shop });
+    says(&plan, " => ", "web lowest healthy: 2 of 2");
     site.serves(site.listen(), "web", 2).expect("it serves");
 }
 
@@ -181,7 +222,8 @@ fn the_host_ports_changed() {
     let shop = Shop::new(&site, 2);
     site.apply(&shop);
     let (first, last) = (site.ports.published(10), site.ports.published(12));
-    change(&site, "host-ports", &Shop { ports: format!("{first}-{last}:80"), ..shop });
+    let plan = change(&site, "host-ports", &Shop { ports: format!("{first}-{last}:80"), ..shop });
+    says(&plan, " => ", "web lowest healthy: 2 of 2");
     let published: BTreeSet<u16> = site.containers().iter().flat_map(|one| one.published.clone()).collect();
     assert_eq!(published.len(), 2);
     assert!(published.iter().all(|port| (first..=last).contains(port)), "{published:?}");
@@ -218,7 +260,8 @@ fn a_service_was_renamed() {
     site.apply(&shop);
     let (first, last) = (site.ports.published(10), site.ports.published(12));
     let renamed = Shop { service: "front".to_owned(), ports: format!("{first}-{last}:80"), ..shop };
-    change(&site, "rename", &renamed);
+    let plan = change(&site, "rename", &renamed);
+    assert!(!plan.contains("no endpoint passes"), "there is room to serve throughout:\n{plan}");
     site.serves(site.listen(), "front", 2).expect("it serves under its new name");
     let services: BTreeSet<String> = site.containers().into_iter().map(|one| one.service).collect();
     assert_eq!(services, BTreeSet::from(["front".to_owned(), "side".to_owned()]));
@@ -231,7 +274,8 @@ fn a_consul_service_was_renamed() {
     site.apply(&shop);
     let before: Vec<String> = site.containers().into_iter().map(|one| one.id).collect();
     let upstreams = vec![("site".to_owned(), Shop::upstream("front", site.listen()))];
-    change(&site, "rename-registered", &Shop { registered: "front".to_owned(), upstreams, ..shop });
+    let plan = change(&site, "rename-registered", &Shop { registered: "front".to_owned(), upstreams, ..shop });
+    assert!(!plan.contains("no endpoint passes"), "the replicas serve throughout:\n{plan}");
     site.serves(site.listen(), "web", 2).expect("it serves");
     assert!(site.consul().passing("web").is_empty(), "nothing is left under the old name");
     let after: Vec<String> = site.containers().into_iter().map(|one| one.id).collect();

@@ -30,10 +30,6 @@ impl Ports {
         panic!("no {BLOCK} free ports in a row from {FIRST} on");
     }
 
-    pub fn base(&self) -> u16 {
-        self.base
-    }
-
     /// `http.listen` of the daemon.
     pub fn http(&self) -> u16 {
         self.base

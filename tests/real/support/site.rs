@@ -170,9 +170,13 @@ impl Site {
         docker::containers(&self.owner())
     }
 
+    pub fn container_of(&self, service: &str, slot: u32) -> Option<Container> {
+        self.containers().into_iter().find(|one| one.service == service && one.slot == slot)
+    }
+
+    #[track_caller]
     pub fn container(&self, service: &str, slot: u32) -> Container {
-        let found = self.containers().into_iter().find(|one| one.service == service && one.slot == slot);
-        found.unwrap_or_else(|| panic!("no replica {slot} of {service}"))
+        self.container_of(service, slot).unwrap_or_else(|| panic!("no replica {slot} of {service}"))
     }
 
     pub fn registrations(&self) -> BTreeSet<String> {
