@@ -68,7 +68,10 @@ fn told_to_end_it_ends_within_two_seconds_and_the_services_go_on() {
     // Also in the middle of work.
     site.write_spec(&Shop { image: crate::support::shop::WEB_2.to_owned(), ..shop.clone() });
     let daemon = site.start(&[]);
-    eventually("it is in the middle of it", || daemon.logs("create container"));
+    eventually("it is in the middle of it", || {
+        let containers = site.containers().len();
+        check(containers == 3, || format!("{containers} containers"))
+    });
     let (code, took) = daemon.end(Signal::TERM);
     assert_eq!(code, Some(0));
     assert!(took < Duration::from_millis(2500), "{took:?}");
@@ -230,7 +233,7 @@ fn the_http_answers_tell_the_truth() {
     for backend in ["docker", "consul", "nginx"] {
         is(&format!("reeve_backend_known{{backend=\"{backend}\"}}"), 1.0);
     }
-    is("reeve_actions_total{action=\"start_container\"}", 2.0);
+    is("reeve_actions_total{kind=\"start_container\",result=\"ok\",system=\"docker\"}", 2.0);
     let loaded = site.loaded().expect("nginx answers");
     assert!(text.contains(&loaded), "{loaded} in\n{text}");
 
