@@ -337,6 +337,10 @@ fn write_value(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Re
 
 /// A filter: text in, harmless text out.
 fn filter(value: &Value, make: impl FnOnce(&str) -> Result<String, quote::Refused>) -> Result<Value, minijinja::Error> {
+    // What a filter has made harmless stays as it is.
+    if value.is_safe() {
+        return Ok(value.clone());
+    }
     let made = match value.as_str() {
         Some(text) => make(text),
         None if value.is_number() => make(&value.to_string()),

@@ -142,6 +142,9 @@ pub fn check_name(value: &str) -> Result<&str, Refused> {
 }
 
 fn only<'a>(value: &'a str, allowed: fn(u8) -> bool, words: &'static str) -> Result<&'a str, Refused> {
+    if value.bytes().all(allowed) {
+        return Ok(value);
+    }
     match value.chars().find(|character| !u8::try_from(*character).is_ok_and(allowed)) {
         None => Ok(value),
         Some(character) if character.is_control() => Err(Refused::Control),
