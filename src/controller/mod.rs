@@ -182,6 +182,8 @@ impl Controller {
     fn take_spec(&mut self, interest: &watch::Sender<Interest>) {
         match self.source.poll() {
             SpecChange::None => {}
+            // An invalid one may have been taken back.
+            SpecChange::Same => self.metrics.spec(true, &self.source.spec().digest),
             SpecChange::Changed => {
                 let spec = self.source.spec();
                 info!(project = spec.project, digest = &spec.digest[..spec.digest.len().min(12)], "the spec changed");

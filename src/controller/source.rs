@@ -29,6 +29,8 @@ type Fingerprint = BTreeMap<PathBuf, Option<Stamp>>;
 
 pub enum SpecChange {
     None,
+    /// The files were written, and mean what they meant before.
+    Same,
     Changed,
     /// With the rendered diagnostics.
     Invalid(String),
@@ -98,7 +100,7 @@ impl SpecSource {
                 self.warnings.extend(loaded.warnings.iter().map(|warning| warning.render(false)));
                 let changed = loaded.spec.digest != self.loaded.spec.digest;
                 self.loaded = loaded;
-                if changed { SpecChange::Changed } else { SpecChange::None }
+                if changed { SpecChange::Changed } else { SpecChange::Same }
             }
             Err(diagnostics) => SpecChange::Invalid(diagnostics.render(false)),
         }

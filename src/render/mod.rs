@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior};
+use minijinja::{AutoEscape, Captured, Environment, ErrorKind, Output, State, UndefinedBehavior};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -35,8 +35,11 @@ pub const BUILT_IN_NAME: &str = "config/generation.conf.j2";
 /// reeve are then rendered anew.
 const SCENE_VERSION: &str = "reeve:v1:generation";
 
-/// Fuel for one file: enough for an upstream with 100,000 endpoints, and used up by an endless loop within a second.
+/// Fuel for a rendering, whatever it renders: used up by an endless loop within a second.
 const FUEL: u64 = 5_000_000;
+/// And for each upstream and endpoint on top of it: several times what the built-in template needs.
+const FUEL_UPSTREAM: u64 = 5_000;
+const FUEL_ENDPOINT: u64 = 200;
 
 /// The file that the main configuration includes, and the only one at a generation's top level.
 pub const ENTRY_FILE: &str = "reeve.conf";
@@ -209,13 +212,19 @@ impl Renderer {
             return Err(RenderError::Upstreams(faults));
         }
 
+        let endpoints: u64 = scene.upstreams.iter().map(|upstream| upstream.endpoints.len() as u64).sum();
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + FUEL_UPSTREAM * upstreams.len() as u64 + FUEL_ENDPOINT * endpoints));
+        let template = environment.get_template(&self.name).map_err(|error| self.template_error(&error, &[]))?;
+        let mut macros = template.render_captured(()).map_err(|error| self.template_error(&error, &[]))?;
+
         let mut files: BTreeMap<String, Arc<str>> = BTreeMap::new();
         for upstream in &scene.upstreams {
-            let text = self.call("upstream", upstream, std::slice::from_ref(&upstream.title))?;
+            let text = self.call(&mut macros, "upstream", upstream, std::slice::from_ref(&upstream.title))?;
             files.insert(upstream_file(&upstream.title), text);
         }
         for server in &scene.servers {
-            files.insert(server_file(server), self.call("server", server, &server.members)?);
+            files.insert(server_file(server), self.call(&mut macros, "server", server, &server.members)?);
         }
         let main = Main {
             id: id.to_string(),
@@ -223,7 +232,7 @@ impl Renderer {
             probe: probe.to_string(),
             files: files.keys().map(|file| format!("{folder}/{id}/{file}")).collect(),
         };
-        files.insert(ENTRY_FILE.to_owned(), self.call("main", &main, &[])?);
+        files.insert(ENTRY_FILE.to_owned(), self.call(&mut macros, "main", &main, &[])?);
 
         let manifest = Manifest {
             owner: owner.to_string(),
@@ -234,12 +243,16 @@ impl Renderer {
         Ok(NewGeneration { id: id.clone(), manifest, files })
     }
 
-    /// Calls one macro of the template, with fuel of its own.
-    fn call(&self, name: &str, argument: &impl Serialize, upstreams: &[String]) -> Result<Arc<str>, RenderError> {
-        let rendered = self.environment.get_template(&self.name).and_then(|template| {
-            let mut captured = template.render_captured(())?;
-            captured.with_state_mut(|state| state.call_macro(name, &[Value::from(minijinja::value::Serde(argument))]))
-        });
+    /// Calls one macro of the template.
+    fn call(
+        &self,
+        macros: &mut Captured<'_>,
+        name: &str,
+        argument: &impl Serialize,
+        upstreams: &[String],
+    ) -> Result<Arc<str>, RenderError> {
+        let argument = Value::from(minijinja::value::Serde(argument));
+        let rendered = macros.with_state_mut(|state| state.call_macro(name, &[argument]));
         rendered.map(Arc::from).map_err(|error| self.template_error(&error, upstreams))
     }
 
@@ -324,6 +337,10 @@ fn write_value(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Re
 
 /// A filter: text in, harmless text out.
 fn filter(value: &Value, make: impl FnOnce(&str) -> Result<String, quote::Refused>) -> Result<Value, minijinja::Error> {
+    // What a filter has made harmless stays as it is.
+    if value.is_safe() {
+        return Ok(value.clone());
+    }
     let made = match value.as_str() {
         Some(text) => make(text),
         None if value.is_number() => make(&value.to_string()),

@@ -34,7 +34,7 @@ fn is_bare(byte: u8) -> bool {
 
 /// Bytes that are harmless in *every* place, also when a template glues them to other text: no `$`, so no variable.
 fn is_plain(byte: u8) -> bool {
-    is_bare(byte) && !b"$~^?&[]".contains(&byte)
+    is_bare(byte) && !b"$~^?&".contains(&byte)
 }
 
 /// One word of nginx's language that reads back as exactly `value`: bare when it can be, else in double quotes.
@@ -69,7 +69,7 @@ pub fn quote(value: &str) -> Result<Cow<'_, str>, Refused> {
 /// The value itself, if it is harmless in any place without quotes.
 ///
 /// # Errors
-/// Everything but letters, digits and `_ - . / : * @ % + , =`.
+/// Everything but letters, digits and `_ - . / : * @ % + , = [ ]`.
 pub fn check(value: &str) -> Result<&str, Refused> {
     if value.is_empty() {
         return Err(Refused::Empty);
@@ -77,7 +77,7 @@ pub fn check(value: &str) -> Result<&str, Refused> {
     if value.len() > MAX_WORD {
         return Err(Refused::TooLong(value.len()));
     }
-    only(value, is_plain, "letters, digits and _ - . / : * @ % + , =")
+    only(value, is_plain, "letters, digits and _ - . / : * @ % + , = [ ]")
 }
 
 /// Several words for one directive (`8 16k`, `X-Frame-Options "SAMEORIGIN" always`), each quoted anew.
@@ -142,6 +142,9 @@ pub fn check_name(value: &str) -> Result<&str, Refused> {
 }
 
 fn only<'a>(value: &'a str, allowed: fn(u8) -> bool, words: &'static str) -> Result<&'a str, Refused> {
+    if value.bytes().all(allowed) {
+        return Ok(value);
+    }
     match value.chars().find(|character| !u8::try_from(*character).is_ok_and(allowed)) {
         None => Ok(value),
         Some(character) if character.is_control() => Err(Refused::Control),

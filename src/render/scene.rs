@@ -9,12 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use minijinja::value::Value;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::directives;
 use super::quote::{self, Refused};
-use crate::observed::RoutedUpstream;
+use crate::observed::{Endpoint, RoutedUpstream};
 use crate::spec::Owner;
 use crate::spec::container::hex;
 use crate::spec::upstream::{AccessLog, Balance, Listen, Tls, Upstream, WhenEmpty};
@@ -46,8 +47,8 @@ pub struct UpstreamScene {
     pub name: String,
     /// `["least_conn"]`, `["hash", "$key", "consistent"]`; empty: round robin.
     pub balance: Vec<String>,
-    /// `[address:port, weight]`.
-    pub endpoints: Vec<(String, u32)>,
+    /// `address:port`, and ` weight=N` behind it where it is not 1: the words of a `server` line.
+    pub endpoints: Vec<Value>,
     pub keepalive: Option<u32>,
     pub websocket: Option<Websocket>,
 }
@@ -93,7 +94,8 @@ pub struct LocationScene {
     pub scheme: &'static str,
     pub upstream: String,
     pub http11: bool,
-    pub headers: Vec<(String, String)>,
+    /// Pairs of name and value. Most locations have the same: one list, shared.
+    pub headers: Value,
     /// `[directive's name behind the module, milliseconds]`.
     pub timeouts: Vec<(&'static str, u64)>,
     pub max_body_size: Option<u64>,
@@ -328,10 +330,18 @@ fn upstream(owner: &Owner, name: &str, one: &RoutedUpstream) -> UpstreamScene {
         title: name.to_owned(),
         name: nginx_name(owner, name),
         balance,
-        // nginx refuses a weight of 0.
-        endpoints: one.endpoints.iter().map(|endpoint| (endpoint.to_string(), endpoint.weight.max(1))).collect(),
+        endpoints: one.endpoints.iter().map(server_words).collect(),
         keepalive: one.upstream.keepalive.filter(|connections| *connections > 0),
         websocket: websocket(owner, name, &one.upstream),
+    }
+}
+
+fn server_words(endpoint: &Endpoint) -> Value {
+    match endpoint.weight {
+        // nginx refuses a weight of 0.
+        0 | 1 => Value::from(endpoint.to_string()),
+        // The address was checked, so the words are harmless as they are.
+        weight => Value::from_safe_string(format!("{endpoint} weight={weight}")),
     }
 }
 
@@ -353,14 +363,16 @@ fn servers(owner: &Owner, good: &BTreeMap<&str, &RoutedUpstream>) -> Vec<ServerS
     for ((listen, server_name), members) in by_name {
         groups.entry((listen, server_name == DEFAULT_NAME, members)).or_default().push(server_name);
     }
+    let default_headers = pairs(&DEFAULT_HEADERS);
     let mut servers: Vec<(Listen, ServerScene)> = groups
         .into_iter()
         .map(|((listen, default, members), names)| {
             let (ssl, http2) = options.get(&listen).copied().unwrap_or_default();
             let flags = [(default, "default_server"), (ssl, "ssl"), (http2, "http2")];
             let tls = members.iter().find_map(|name| good.get(name).and_then(|one| one.upstream.tls.as_ref()));
+            let members_of = members.iter().filter_map(|name| Some((*name, *good.get(name)?)));
             let mut locations: Vec<LocationScene> =
-                members.iter().filter_map(|name| good.get(name).map(|one| location(owner, name, one))).collect();
+                members_of.map(|(name, one)| location(owner, name, one, &default_headers)).collect();
             locations.sort_by(|a, b| a.path.cmp(&b.path));
             if locations.iter().all(|location| location.path != "/") {
                 // Without it nginx would serve files of its own for every other path.
@@ -409,7 +421,7 @@ impl LocationScene {
             scheme: "http",
             upstream: String::new(),
             http11: false,
-            headers: Vec::new(),
+            headers: Value::from(Vec::<Value>::new()),
             timeouts: Vec::new(),
             max_body_size: None,
             access_log: None,
@@ -418,7 +430,7 @@ impl LocationScene {
     }
 }
 
-fn location(owner: &Owner, name: &str, one: &RoutedUpstream) -> LocationScene {
+fn location(owner: &Owner, name: &str, one: &RoutedUpstream, default_headers: &Value) -> LocationScene {
     let upstream = &one.upstream;
     let access_log = upstream.access_log.as_ref().map(|log| match log {
         AccessLog::Off => "off".to_owned(),
@@ -457,7 +469,7 @@ fn location(owner: &Owner, name: &str, one: &RoutedUpstream) -> LocationScene {
         upstream: nginx_name(owner, name),
         http11: !upstream.grpc
             && (upstream.keepalive.is_some_and(|connections| connections > 0) || websocket.is_some()),
-        headers: headers(upstream, websocket.as_ref()),
+        headers: headers(upstream, websocket.as_ref(), default_headers),
         timeouts: timeouts.into_iter().filter_map(|(name, time)| time.map(|time| (name, milliseconds(time)))).collect(),
         max_body_size: upstream.max_body_size,
         access_log,
@@ -466,19 +478,26 @@ fn location(owner: &Owner, name: &str, one: &RoutedUpstream) -> LocationScene {
 }
 
 /// The default headers, what websocket and keepalive need, and the upstream's own, which win.
-fn headers(upstream: &Upstream, websocket: Option<&Websocket>) -> Vec<(String, String)> {
+fn headers(upstream: &Upstream, websocket: Option<&Websocket>, default_headers: &Value) -> Value {
+    let keepalive = upstream.keepalive.is_some_and(|connections| connections > 0) && !upstream.grpc;
+    if upstream.headers.is_empty() && websocket.is_none() && !keepalive {
+        return default_headers.clone();
+    }
     let own: BTreeSet<String> = upstream.headers.keys().map(|name| name.to_ascii_lowercase()).collect();
     let mut headers: Vec<(&str, &str)> = DEFAULT_HEADERS.to_vec();
     match websocket {
         Some(websocket) => headers.extend([("Upgrade", "$http_upgrade"), ("Connection", websocket.variable.as_str())]),
-        None if upstream.keepalive.is_some_and(|connections| connections > 0) && !upstream.grpc => {
-            headers.push(("Connection", ""));
-        }
+        None if keepalive => headers.push(("Connection", "")),
         None => {}
     }
     headers.retain(|(name, _)| !own.contains(&name.to_ascii_lowercase()));
     headers.extend(upstream.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    pairs(&headers)
+}
+
+fn pairs(headers: &[(&str, &str)]) -> Value {
+    let pair = |(name, value): &(&str, &str)| Value::from(vec![Value::from(*name), Value::from(*value)]);
+    Value::from(headers.iter().map(pair).collect::<Vec<_>>())
 }
 
 fn milliseconds(time: Duration) -> u64 {
