@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::support::golden::golden;
 use crate::support::shop::{WEB, WEB_2};
+use crate::support::traffic::Traffic;
 use crate::support::{Shop, Site, check, eventually, http};
 
 /// Objects as the servers have them, each with what tells one state of it from another.
@@ -51,6 +52,10 @@ impl World {
         Self { objects }
     }
 
+    fn replicas(&self, service: &str) -> usize {
+        self.objects.keys().filter(|key| key.starts_with("replica ") && key.contains(&format!("-{service}-"))).count()
+    }
+
     /// As in `Plan: N to add, N to change, N to destroy.`
     fn difference(&self, later: &Self) -> (usize, usize, usize) {
         let add = later.objects.keys().filter(|key| !self.objects.contains_key(*key)).count();
@@ -82,13 +87,19 @@ fn comparable(steps: impl Iterator<Item = (String, String)>) -> Vec<(String, Str
 #[track_caller]
 fn change(site: &Site, name: &str, to: &Shop) -> String {
     checks_have_run(site);
+    forget_old_generations(site);
     let before = World::of(site);
     site.write_spec(to);
     let text = site.reeve(&["plan", "--detailed-exitcode"]).exits(2).stdout;
     let json: Value = serde_json::from_str(&site.reeve(&["plan", "-o", "json"]).success().stdout).expect("JSON");
     golden(site, name, &text);
 
+    // Two replicas and more must not cost a single request, however they are replaced.
+    let traffic = (before.replicas("web") >= 2 && to.replicas >= 2).then(|| Traffic::start(site.listen()));
     let applied = site.reeve(&["apply", "--timeout", "60s"]).success();
+    if let Some(traffic) = traffic {
+        traffic.all_were_answered();
+    }
     assert_eq!(comparable(applied.done().into_iter()), planned(&json), "done, and planned:\n{text}{}", applied.stderr);
     let (add, change, destroy) = before.difference(&World::of(site));
     let summary = format!("Plan: {add} to add, {change} to change, {destroy} to destroy.");
@@ -112,6 +123,16 @@ fn checks_have_run(site: &Site) {
         let silent: Vec<&String> = declared.filter(|(_, check)| check["Output"] == "").map(|(id, _)| id).collect();
         check(silent.is_empty(), || format!("{silent:?}"))
     });
+}
+
+/// A golden plan must not depend on which of the new replicas was healthy first. (Losing them costs history only.)
+fn forget_old_generations(site: &Site) {
+    let current = site.nginx.generation().expect("something is loaded");
+    for entry in fs::read_dir(site.state().join("generations")).expect("readable").flatten() {
+        if entry.file_name().to_string_lossy() != current {
+            fs::remove_dir_all(entry.path()).expect("removed");
+        }
+    }
 }
 
 /// The plan must say `old => new` of the field, and that the service stays whole.

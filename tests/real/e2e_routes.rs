@@ -62,11 +62,11 @@ fn the_original_proxy_headers_are_sent_and_more_when_asked() {
     let mut shop = Shop::new(&site, 1);
     shop.upstreams = vec![(
         "site".to_owned(),
-        format!("{{ service: web, listen: {}, drain: 1s, headers: {{ X-Env: \"a 'b'\" }} }}", site.listen()),
+        format!("{{ service: web, listen: {}, drain: 1s, headers: {{ X-Env: \"a b, c\" }} }}", site.listen()),
     )];
     site.apply(&shop);
     let head = http::get_as(site.listen(), "www.example.net", "/headers").expect("it serves").body.to_lowercase();
-    for line in ["host: www.example.net", "x-real-ip: 127.0.0.1", "x-forwarded-for: 127.0.0.1", "x-env: a 'b'"] {
+    for line in ["host: www.example.net", "x-real-ip: 127.0.0.1", "x-forwarded-for: 127.0.0.1", "x-env: a b, c"] {
         assert!(head.contains(line), "{line:?} is not in\n{head}");
     }
 }

@@ -7,7 +7,8 @@ use crate::support::{Shop, Site, eventually, http};
 
 #[test]
 fn two_projects_do_not_see_each_other() {
-    let (one, other) = (Site::new("one"), Site::new("other"));
+    let one = Site::new("one");
+    let other = one.beside("other");
     let (shop, other_shop) = (Shop::new(&one, 2), Shop::new(&other, 2));
     one.write_spec(&shop);
     other.write_spec(&other_shop);
@@ -29,7 +30,8 @@ fn two_projects_do_not_see_each_other() {
 
 #[test]
 fn two_projects_share_one_agent_and_one_node_name() {
-    let (mut one, other) = (Site::new("same"), Site::new("agent"));
+    let mut one = Site::new("same");
+    let other = one.beside("agent");
     // The same node and the same agent; project, lock, folder, nginx and ports of its own.
     one.node.clone_from(&other.node);
     one.write_settings();
@@ -48,12 +50,10 @@ fn two_projects_share_one_agent_and_one_node_name() {
     one.serves(one.listen(), "web", 1).expect("one serves");
     assert_eq!(other.consul().registrations(&one.owner()).len(), 1);
     eventually("the other is content", || daemon.converged());
-    let before = Snapshot::of(&other);
     one.reeve(&["destroy", "--volumes"]).success();
     assert_eq!(other.consul().registrations(&one.owner()).len(), 0);
     assert!(http::get(one.listen(), "/").is_err());
     other.serves(other.listen(), "web", 1).expect("the other goes on");
     assert_eq!(other.registrations().len(), 1);
     drop(daemon);
-    let _ = before;
 }

@@ -15,6 +15,7 @@ pub mod shop;
 pub mod site;
 pub mod snapshot;
 pub mod socket;
+pub mod traffic;
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ pub fn within<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Result<
             Err(so_far) if started.elapsed() > limit => {
                 panic!("not within {} s: {what}\n  the last look: {so_far}", limit.as_secs());
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }
 }

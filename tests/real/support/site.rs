@@ -29,7 +29,7 @@ pub struct Site {
     pub docker_host: Option<String>,
     folder: TempDir,
     // Last: the others are gone when the next test takes the place.
-    _turn: Turn,
+    _turn: Option<Turn>,
 }
 
 impl Site {
@@ -40,9 +40,20 @@ impl Site {
         site
     }
 
+    /// A second one in the same test. It does not wait for its turn: two tests that each hold one and wait for another
+    /// would wait for ever.
+    pub fn beside(&self, name: &str) -> Self {
+        let mut site = Self::make(name, None);
+        site.agent.start();
+        site
+    }
+
     /// Nothing listens where the settings name the agent.
     pub fn without_consul(name: &str) -> Self {
-        let turn = Turn::take();
+        Self::make(name, Some(Turn::take()))
+    }
+
+    fn make(name: &str, turn: Option<Turn>) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let unique = format!("{}x{number}", std::process::id());
@@ -239,12 +250,7 @@ impl Drop for Site {
         if std::thread::panicking() {
             self.describe();
         }
-        let destroy = ["--project", &self.project, "destroy", "--volumes", "--without-consul", "--timeout", "20s"];
-        let outcome = self.reeve(&destroy);
-        if outcome.code != Some(0) {
-            eprintln!("{}: destroy ended with {:?}: {}", self.project, outcome.code, outcome.stderr);
-        }
-        // Whatever it left.
+        // By the marks and not by `reeve destroy`: a clean-up must not depend on what is tested, nor wait for drains.
         docker::remove_all(&format!("reeve.owner={}", self.owner()));
         docker::remove_all(&format!("{}={}", docker::STRANGER, self.project));
         self.nginx.quit();
