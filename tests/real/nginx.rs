@@ -929,9 +929,16 @@ async fn what_changes_wakes_the_loop_and_quiet_does_not() {
         }
     };
     let before = quiet().await;
+    std::fs::write(site.path("access.log"), "a line").expect("written");
+    assert_eq!(quiet().await, before, "a log beside the main configuration wakes nobody");
     let file = site.path(&format!("reeve/generations/{id}/files/upstream-web.conf"));
     std::fs::write(&file, "edited").expect("written");
     woken("an edited file", before).await;
+
+    let before = quiet().await;
+    let config = std::fs::read_to_string(&site.settings.config).expect("there");
+    std::fs::write(&site.settings.config, format!("{config}\n# edited\n")).expect("written");
+    woken("an edited main configuration", before).await;
 
     let before = quiet().await;
     std::fs::remove_file(site.path("reeve/current")).expect("removed");
