@@ -18,10 +18,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod backend;
 pub mod cli;
+pub mod controller;
+pub mod engine;
 pub mod http;
+pub mod live;
+pub mod lock;
 pub mod metrics;
+pub mod model;
 pub mod observed;
 pub mod pass;
 pub mod plan;
@@ -29,4 +35,5 @@ pub mod render;
 pub mod settings;
 pub mod spec;
 pub mod status;
+pub mod style;
 pub mod world;

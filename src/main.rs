@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `reeve`: everything is in the library, see `cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    reeve::cli::main()
+}

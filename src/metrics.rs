@@ -1,1 +1,590 @@
-//! Metrics.
+//! Metrics, in Prometheus' text format.
+//!
+//! Owns every name, label and help text, and is the only module that knows the `prometheus` crate. Counters and
+//! histograms grow over the life of the process; gauges describe the last pass alone and are written anew by each, so that
+//! the series of a removed object disappears. What is unknown has no series: a missing figure must not look like zero.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::observed::Loaded;
+use crate::pass::{Applied, Pass};
+use crate::plan::{Action, NginxAction, System};
+use crate::status::Status;
+use crate::world::{ActionError, WakeSource};
+
+/// What went wrong in making or encoding a metric: a wrong name, or one that exists twice.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics: {0}")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+const SYSTEMS: [System; 4] = [System::Docker, System::Consul, System::Nginx, System::Directory];
+const SOURCES: [WakeSource; 8] = [
+    WakeSource::DockerEvent,
+    WakeSource::ConsulChange,
+    WakeSource::NginxChange,
+    WakeSource::SpecFile,
+    WakeSource::Pin,
+    WakeSource::Signal,
+    WakeSource::Timer,
+    WakeSource::OwnWrite,
+];
+
+/// All metrics of one daemon. Its own registry, so that two in one process (tests) do not meet.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    passes: IntCounterVec,
+    pass_seconds: Histogram,
+    actions: IntCounterVec,
+    drift: IntCounterVec,
+    events: IntCounterVec,
+    wakeups: IntCounterVec,
+    reloads: IntCounterVec,
+    reload_seconds: Histogram,
+    change_to_loaded_seconds: Histogram,
+    last_success: Gauge,
+    spec_valid: IntGauge,
+    spec_info: IntGaugeVec,
+    /// Behind a lock, so that nobody reads between the removal of old series and the writing of new ones.
+    last_pass: Mutex<LastPass>,
+}
+
+/// Gauges that each pass writes anew.
+#[derive(Debug)]
+struct LastPass {
+    planned: IntGaugeVec,
+    drift: IntGaugeVec,
+    waiting: IntGaugeVec,
+    backoff: IntGauge,
+    backend_known: IntGaugeVec,
+    wanted: IntGaugeVec,
+    running: IntGaugeVec,
+    healthy: IntGaugeVec,
+    registrations: IntGaugeVec,
+    endpoints: IntGaugeVec,
+    generation: IntGaugeVec,
+    generation_matches: IntGaugeVec,
+    worker_generations: IntGaugeVec,
+}
+
+impl LastPass {
+    fn vectors(&self) -> [&IntGaugeVec; 12] {
+        [
+            &self.planned,
+            &self.drift,
+            &self.waiting,
+            &self.backend_known,
+            &self.wanted,
+            &self.running,
+            &self.healthy,
+            &self.registrations,
+            &self.endpoints,
+            &self.generation,
+            &self.generation_matches,
+            &self.worker_generations,
+        ]
+    }
+}
+
+/// Makes metrics and registers them.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        let metric = IntGauge::new(name, help)?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+        let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
+impl Metrics {
+    /// Makes and registers all of them, those of the process (`process_…`) among them.
+    ///
+    /// # Errors
+    /// Only when a name is wrong or used twice, which is a defect of this module.
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        let last_success = Gauge::new(
+            "reeve_last_success_timestamp_seconds",
+            "Time of the end of the last pass in which every backend was known and no action failed.",
+        )?;
+        registry.register(Box::new(last_success.clone()))?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let build = make.gauges("reeve_build_info", "Version of reeve; always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+
+        let metrics = Self {
+            passes: make.counters(
+                "reeve_passes_total",
+                "Passes by result: idle (nothing to do), applied (every step succeeded), failed (some step failed).",
+                &["result"],
+            )?,
+            pass_seconds: make.histogram(
+                "reeve_pass_duration_seconds",
+                "Duration of a pass: observe, plan, apply.",
+                &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0],
+            )?,
+            actions: make.counters(
+                "reeve_actions_total",
+                "Executed actions by system, kind and result (ok, conflict, transient, permanent).",
+                &["system", "kind", "result"],
+            )?,
+            drift: make.counters(
+                "reeve_drift_total",
+                "Executed actions that put right what differed from an earlier pass, by system.",
+                &["system"],
+            )?,
+            events: make.counters("reeve_events_total", "Changes that were heard of, by source.", &["source"])?,
+            wakeups: make.counters(
+                "reeve_wakeups_total",
+                "Passes that were begun because of a source; several events of one moment wake once.",
+                &["source"],
+            )?,
+            reloads: make.counters("reeve_nginx_reloads_total", "Reloads of nginx by result.", &["result"])?,
+            reload_seconds: make.histogram(
+                "reeve_nginx_reload_duration_seconds",
+                "Time from the reload's signal until every worker was seen to run the new generation.",
+                &[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0],
+            )?,
+            change_to_loaded_seconds: make.histogram(
+                "reeve_change_to_loaded_seconds",
+                "Time from a change (the event's own time) until nginx was seen to have loaded what follows from it.",
+                &[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0],
+            )?,
+            last_success,
+            spec_valid: make.gauge(
+                "reeve_spec_valid",
+                "1 when the spec's files are valid; 0 when they are not and the last good spec stays in force.",
+            )?,
+            spec_info: make.gauges("reeve_spec_info", "Digest of the spec in force; always 1.", &["digest"])?,
+            last_pass: Mutex::new(LastPass::new(&make)?),
+            registry,
+        };
+        metrics.begin_at_zero();
+        Ok(metrics)
+    }
+
+    /// Counters exist before their first event, so that the first one shows as an increase.
+    fn begin_at_zero(&self) {
+        for result in ["idle", "applied", "failed"] {
+            self.passes.with_label_values(&[result]);
+        }
+        for result in ["ok", "failed"] {
+            self.reloads.with_label_values(&[result]);
+        }
+        for system in SYSTEMS {
+            self.drift.with_label_values(&[system.name()]);
+        }
+        for source in SOURCES {
+            self.events.with_label_values(&[source.name()]);
+            self.wakeups.with_label_values(&[source.name()]);
+        }
+    }
+
+    /// A change was heard of.
+    pub fn observe_event(&self, source: WakeSource) {
+        self.events.with_label_values(&[source.name()]).inc();
+    }
+
+    /// A pass begins because of this source.
+    pub fn observe_wake(&self, source: WakeSource) {
+        self.wakeups.with_label_values(&[source.name()]).inc();
+    }
+
+    /// nginx was seen to have loaded what follows from a change that happened so long ago.
+    pub fn observe_change_to_loaded(&self, took: Duration) {
+        self.change_to_loaded_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The spec's files were read: are they valid, and which spec is in force now.
+    pub fn spec(&self, valid: bool, digest: &str) {
+        let _guard = self.lock();
+        self.spec_valid.set(i64::from(valid));
+        self.spec_info.reset();
+        self.spec_info.with_label_values(&[digest]).set(1);
+    }
+
+    /// A pass has ended. `status` is [`Status::of`] the same pass.
+    pub fn observe_pass(&self, pass: &Pass, status: &Status) {
+        let failed = pass.applied.iter().any(|applied| applied.result.is_err());
+        let result = match (failed, pass.applied.is_empty()) {
+            (true, _) => "failed",
+            (false, true) => "idle",
+            (false, false) => "applied",
+        };
+        self.passes.with_label_values(&[result]).inc();
+        self.pass_seconds.observe(pass.took.as_secs_f64());
+        if !failed && status.all_known() {
+            let end = pass.started_at.as_duration().as_secs_f64() + pass.took.as_secs_f64();
+            self.last_success.set(end);
+        }
+        for applied in &pass.applied {
+            self.observe_action(applied);
+        }
+        self.lock().write(pass, status);
+    }
+
+    fn observe_action(&self, applied: &Applied) {
+        let result = match &applied.result {
+            Ok(()) => "ok",
+            Err(ActionError::Conflict(_)) => "conflict",
+            Err(ActionError::Transient(_)) => "transient",
+            Err(ActionError::Permanent(_)) => "permanent",
+        };
+        self.actions.with_label_values(&[applied.system.name(), applied.kind, result]).inc();
+        if applied.drift && applied.result.is_ok() {
+            self.drift.with_label_values(&[applied.system.name()]).inc();
+        }
+        if applied.kind == "reload" {
+            let result = if applied.result.is_ok() { "ok" } else { "failed" };
+            self.reloads.with_label_values(&[result]).inc();
+            self.reload_seconds.observe(applied.took.as_secs_f64());
+        }
+    }
+
+    /// The text that `/metrics` answers.
+    ///
+    /// # Errors
+    /// Only when a metric is inconsistent, which is a defect of this module.
+    pub fn encode(&self) -> Result<String, MetricsError> {
+        let families = {
+            let _guard = self.lock();
+            self.registry.gather()
+        };
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// A panic while the lock was held leaves gauges that the next pass writes anew.
+    fn lock(&self) -> MutexGuard<'_, LastPass> {
+        self.last_pass.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LastPass {
+    fn new(make: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            planned: make.gauges("reeve_planned_steps", "Steps that the last plan had, by system.", &["system"])?,
+            drift: make.gauges(
+                "reeve_drift_steps",
+                "Steps of the last plan that are drift (the world differs from what an earlier pass made), by system.",
+                &["system"],
+            )?,
+            waiting: make.gauges(
+                "reeve_waiting_objects",
+                "Objects that wait, by the reason's fixed word; backoff: failed and tried again later.",
+                &["reason"],
+            )?,
+            backoff: make.gauge("reeve_backoff_objects", "Objects whose steps failed and are tried again later.")?,
+            backend_known: make.gauges(
+                "reeve_backend_known",
+                "1 when the backend could be read in the last pass, else 0.",
+                &["backend"],
+            )?,
+            wanted: make.gauges(
+                "reeve_containers_wanted",
+                "Replicas that the spec wants, by service.",
+                &["service"],
+            )?,
+            running: make.gauges("reeve_containers_running", "Replicas that run, by service.", &["service"])?,
+            healthy: make.gauges(
+                "reeve_containers_healthy",
+                "Replicas that run and are not known to be unhealthy, by service.",
+                &["service"],
+            )?,
+            registrations: make.gauges(
+                "reeve_registrations_passing",
+                "Replicas whose registrations in Consul all pass and are not in maintenance, by service.",
+                &["service"],
+            )?,
+            endpoints: make.gauges(
+                "reeve_upstream_endpoints",
+                "Endpoints that the loaded generation routes to, by upstream.",
+                &["upstream"],
+            )?,
+            generation: make.gauges(
+                "reeve_nginx_generation_info",
+                "Generation that nginx has loaded; always 1, several while a reload is under way.",
+                &["id"],
+            )?,
+            generation_matches: make.gauges(
+                "reeve_nginx_generation_matches",
+                "1 when every live worker runs the generation that is wanted, else 0.",
+                &[],
+            )?,
+            worker_generations: make.gauges(
+                "reeve_nginx_worker_generations",
+                "Generations that live workers run, those of workers that are shutting down among them.",
+                &[],
+            )?,
+        })
+    }
+
+    fn write(&self, pass: &Pass, status: &Status) {
+        for vector in self.vectors() {
+            vector.reset();
+        }
+        for system in SYSTEMS {
+            self.planned.with_label_values(&[system.name()]);
+            self.drift.with_label_values(&[system.name()]);
+        }
+        for step in &pass.plan.steps {
+            let system = step.action.system();
+            self.planned.with_label_values(&[system.name()]).inc();
+            if step.drift {
+                self.drift.with_label_values(&[system.name()]).inc();
+            }
+        }
+        for waiting in status.all_waiting() {
+            self.waiting.with_label_values(&[waiting.kind.as_str()]).inc();
+        }
+        self.backoff.set(count(pass.held.len()));
+        for backend in &status.backends {
+            self.backend_known.with_label_values(&[backend.name.as_str()]).set(i64::from(backend.known));
+        }
+        for service in &status.services {
+            let name = [service.name.as_str()];
+            self.wanted.with_label_values(&name).set(i64::from(service.desired));
+            for (figure, vector) in [
+                (service.running, &self.running),
+                (service.healthy, &self.healthy),
+                (service.registered, &self.registrations),
+            ] {
+                if let Some(known) = figure.known() {
+                    vector.with_label_values(&name).set(i64::from(known));
+                }
+            }
+        }
+        for upstream in &status.upstreams {
+            if let Some(endpoints) = &upstream.endpoints {
+                self.endpoints.with_label_values(&[upstream.name.as_str()]).set(count(endpoints.len()));
+            }
+        }
+        let Some(nginx) = pass.observed.nginx.known() else { return };
+        let loaded = status.nginx.as_ref().map(|nginx| nginx.loaded.as_slice()).unwrap_or_default();
+        for id in loaded {
+            self.generation.with_label_values(&[id.as_str()]).set(1);
+        }
+        // The loaded generation may be current and yet not the one that the spec asks for.
+        let pending = pass.plan.steps.iter().any(|step| match &step.action {
+            Action::Nginx(NginxAction::RemoveGeneration { .. } | NginxAction::QuitOrphans { .. }) => false,
+            Action::Nginx(_) => true,
+            Action::Docker(_) | Action::Consul(_) | Action::Directory(_) => false,
+        });
+        let matches = status.nginx.as_ref().is_some_and(|nginx| nginx.matches) && !pending;
+        let none: [&str; 0] = [];
+        self.generation_matches.with_label_values(&none).set(i64::from(matches));
+        let live = match &nginx.loaded {
+            Loaded::Nothing | Loaded::Stranger(_) => 0,
+            Loaded::Generation(_) => 1,
+            Loaded::Mixed(ids) => ids.len(),
+        };
+        self.worker_generations.with_label_values(&none).set(count(live + nginx.retiring_workers));
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::observed::{Observed, View};
+    use crate::plan::{DirectoryAction, ObjectKey, Plan, Step};
+    use crate::spec::Spec;
+    use crate::status::tests as world;
+
+    fn pass(spec: Spec, observed: Observed, plan: Plan, applied: Vec<Applied>) -> (Pass, Status) {
+        let held = vec![(ObjectKey::Nginx, "refused".to_owned(), world::at(5))];
+        let status = Status::of(&spec, &observed, &plan, &held);
+        let pass = Pass {
+            spec,
+            observed,
+            plan,
+            held,
+            applied,
+            started_at: world::at(0),
+            took: Duration::from_millis(20),
+            changed_at: None,
+        };
+        (pass, status)
+    }
+
+    fn applied(kind: &'static str, drift: bool, result: Result<(), ActionError>) -> Applied {
+        Applied {
+            object: ObjectKey::Nginx,
+            system: System::Nginx,
+            kind,
+            cause: "a cause".to_owned(),
+            drift,
+            took: Duration::from_millis(120),
+            result,
+        }
+    }
+
+    fn full() -> Metrics {
+        let metrics = Metrics::new().expect("valid metrics");
+        let steps = vec![
+            applied("reload", true, Ok(())),
+            applied("write_generation", true, Err(ActionError::Permanent("refused".to_owned()))),
+        ];
+        let (pass, status) = pass(world::spec(), world::observed(), world::plan(), steps);
+        metrics.observe_pass(&pass, &status);
+        metrics.observe_wake(WakeSource::DockerEvent);
+        metrics.observe_event(WakeSource::DockerEvent);
+        metrics.observe_change_to_loaded(Duration::from_millis(300));
+        metrics.spec(true, "d1");
+        metrics
+    }
+
+    #[track_caller]
+    fn has(text: &str, line: &str) {
+        assert!(text.lines().any(|one| one == line), "no line `{line}` in:\n{text}");
+    }
+
+    #[test]
+    fn a_pass_is_told_by_its_objects_and_results() {
+        let text = full().encode().expect("encodable");
+        for line in [
+            "reeve_passes_total{result=\"failed\"} 1",
+            "reeve_passes_total{result=\"idle\"} 0",
+            "reeve_actions_total{kind=\"reload\",result=\"ok\",system=\"nginx\"} 1",
+            "reeve_actions_total{kind=\"write_generation\",result=\"permanent\",system=\"nginx\"} 1",
+            "reeve_drift_total{system=\"nginx\"} 1",
+            "reeve_drift_total{system=\"consul\"} 0",
+            "reeve_containers_wanted{service=\"web\"} 4",
+            "reeve_containers_running{service=\"web\"} 4",
+            "reeve_containers_healthy{service=\"web\"} 2",
+            "reeve_registrations_passing{service=\"web\"} 1",
+            "reeve_upstream_endpoints{upstream=\"http_backend\"} 2",
+            "reeve_waiting_objects{reason=\"unhealthy\"} 2",
+            "reeve_waiting_objects{reason=\"backoff\"} 1",
+            "reeve_backoff_objects 1",
+            "reeve_backend_known{backend=\"docker\"} 1",
+            "reeve_nginx_generation_info{id=\"ab12-1\"} 1",
+            "reeve_nginx_generation_matches 1",
+            "reeve_nginx_worker_generations 1",
+            "reeve_nginx_reloads_total{result=\"ok\"} 1",
+            "reeve_nginx_reload_duration_seconds_count 1",
+            "reeve_change_to_loaded_seconds_count 1",
+            "reeve_wakeups_total{source=\"docker_event\"} 1",
+            "reeve_spec_info{digest=\"d1\"} 1",
+            "reeve_spec_valid 1",
+            "reeve_last_success_timestamp_seconds 0",
+        ] {
+            has(&text, line);
+        }
+        assert!(!text.contains("registrations_passing{service=\"db\"}"), "{text}");
+        assert!(text.contains("process_resident_memory_bytes "), "{text}");
+    }
+
+    #[test]
+    fn series_of_what_is_gone_disappear() {
+        let metrics = full();
+        let mut observed = world::observed();
+        observed.docker.known_mut().expect("known").containers.clear();
+        let (pass, status) = pass(Spec::empty("shop"), observed, Plan::default(), Vec::new());
+        metrics.observe_pass(&pass, &status);
+        metrics.spec(false, "d2");
+        let text = metrics.encode().expect("encodable");
+        for gone in ["service=\"web\"", "http_backend", "reason=\"unhealthy\"", "digest=\"d1\""] {
+            assert!(!text.contains(gone), "{gone} is still there:\n{text}");
+        }
+        has(&text, "reeve_spec_valid 0");
+        has(&text, "reeve_last_success_timestamp_seconds 1700000000.02");
+    }
+
+    #[test]
+    fn what_is_unknown_has_no_series() {
+        let metrics = full();
+        let unknown = "connection refused";
+        let mut observed = world::observed();
+        observed.docker = View::Unknown { reason: unknown.to_owned(), since: world::at(0) };
+        observed.nginx = View::Unknown { reason: unknown.to_owned(), since: world::at(0) };
+        let (pass, status) = pass(world::spec(), observed, Plan::default(), Vec::new());
+        metrics.observe_pass(&pass, &status);
+        let text = metrics.encode().expect("encodable");
+        has(&text, "reeve_backend_known{backend=\"docker\"} 0");
+        has(&text, "reeve_containers_wanted{service=\"web\"} 4");
+        for absent in ["containers_running{", "reeve_nginx_generation_matches ", "reeve_nginx_generation_info{"] {
+            assert!(!text.contains(absent), "{absent}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_planned_generation_means_that_the_loaded_one_is_not_the_wanted_one() {
+        let metrics = full();
+        let step =
+            |action| Step { object: ObjectKey::Nginx, action, cause: String::new(), drift: true, changes: Vec::new() };
+        let observed = world::observed();
+        let expect = crate::observed::GenerationId { hash: "ab12".to_owned(), number: 1 };
+        let pin = crate::observed::Pin::AllowRemovals { spec: "d".to_owned() };
+        let steps = vec![
+            step(Action::Nginx(NginxAction::Reload { expect })),
+            step(Action::Directory(DirectoryAction::RemovePin { pin })),
+        ];
+        let (pass, status) = pass(world::spec(), observed, Plan { steps, waiting: Vec::new() }, Vec::new());
+        metrics.observe_pass(&pass, &status);
+        let text = metrics.encode().expect("encodable");
+        has(&text, "reeve_nginx_generation_matches 0");
+        has(&text, "reeve_planned_steps{system=\"directory\"} 1");
+        has(&text, "reeve_drift_steps{system=\"nginx\"} 1");
+    }
+
+    /// What `promtool check metrics` checks, and our own rules.
+    #[test]
+    fn names_and_help_texts_follow_prometheus_rules() {
+        let text = full().encode().expect("encodable");
+        let mut types = std::collections::BTreeMap::new();
+        let mut helped = BTreeSet::new();
+        for line in text.lines() {
+            if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+                assert!(help.ends_with('.'), "{line}");
+                assert!(helped.insert(name.to_owned()), "{name} has two help texts");
+            } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                types.insert(name.to_owned(), kind.to_owned());
+            }
+        }
+        assert!(types.len() > 30, "{types:?}");
+        for (name, kind) in &types {
+            assert!(helped.contains(name), "{name} has no help text");
+            assert!(name.starts_with("reeve_") || name.starts_with("process_"), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+            for word in ["milliseconds", "minutes", "percent", "_ms", "gauge", "counter", "histogram"] {
+                assert!(!name.contains(word), "{name} contains {word}");
+            }
+            if kind == "histogram" {
+                assert!(name.ends_with("_seconds"), "{name}");
+            }
+        }
+    }
+}

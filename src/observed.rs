@@ -106,6 +106,9 @@ pub struct Container {
     pub chosen_ports: Vec<ChosenPort>,
     /// The label `reeve.registers`: its service registered when it was made.
     pub registers: bool,
+    /// The label `reeve.depends_on`: services that its service depended on when it was made. A service that left the spec
+    /// is taken down before those.
+    pub depends_on: BTreeSet<String>,
     pub state: ContainerState,
     pub health: Health,
     /// Networks that it is attached to, by Docker's name.
@@ -133,6 +136,7 @@ pub enum ContainerState {
     Restarting,
     Exited {
         code: i64,
+        started_at: Option<Timestamp>,
         finished_at: Option<Timestamp>,
     },
     /// Docker is taking it away.
@@ -243,6 +247,9 @@ pub struct Consul {
     pub leader: Option<String>,
     /// `address:port` of the Raft peers.
     pub peers: Vec<String>,
+    /// How many servers may fail without losing the quorum, by the autopilot: a server that is back among the peers is
+    /// not a voter for another minute. `None`: not told.
+    pub failure_tolerance: Option<u32>,
     pub nodes: Vec<Node>,
     /// Names of the services in the catalog, with their tags.
     pub services: BTreeMap<String, Vec<String>>,
@@ -379,17 +386,44 @@ pub struct Nginx {
     pub included: bool,
     /// Path of the main configuration.
     pub config: String,
+    /// `worker_shutdown_timeout` of the main configuration; without one, a worker that is shutting down lives until its
+    /// last connection closes.
+    pub worker_shutdown_timeout: Option<String>,
     pub process: NginxProcess,
     /// What `current` points at.
     pub current: Option<GenerationId>,
     pub generations: BTreeMap<GenerationId, Generation>,
     pub loaded: Loaded,
+    /// Since when this process has seen exactly that. A restart only makes it later, which only prolongs a wait.
+    pub loaded_since: Timestamp,
     /// Generations of workers that are shutting down but still alive.
     pub retiring_workers: usize,
     /// For each listen address of the interest that the loaded generation does not hold: can it be bound?
     pub listens: BTreeMap<Listen, ListenState>,
-    /// SHA-256 of the TLS files of the interest, by upstream and path. A file that cannot be read is missing here.
-    pub tls: BTreeMap<String, BTreeMap<String, String>>,
+    /// Digests of the TLS files that the upstreams of the interest name, by upstream and path; an unreadable one is an
+    /// error in words.
+    pub tls: BTreeMap<String, BTreeMap<String, Result<String, String>>>,
+}
+
+impl Nginx {
+    /// What stands for nginx with `nginx.mode: off`: nothing of ours is loaded, and never will be.
+    pub fn off(now: Timestamp) -> Self {
+        Self {
+            version: String::new(),
+            include_line: String::new(),
+            included: true,
+            config: String::new(),
+            process: NginxProcess::Stopped,
+            current: None,
+            generations: BTreeMap::new(),
+            loaded: Loaded::Nothing,
+            loaded_since: now,
+            retiring_workers: 0,
+            listens: BTreeMap::new(),
+            tls: BTreeMap::new(),
+            worker_shutdown_timeout: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -446,10 +480,18 @@ pub struct Generation {
     /// Names of files whose bytes are not the manifest's (edited), that are missing, or that do not belong. With
     /// `manifest.json` among them the manifest is empty, and what the generation routes to is not known.
     pub damaged: Vec<String>,
-    /// nginx's message when the check refused it.
-    pub rejected: Option<String>,
+    pub created_at: Timestamp,
+    /// The check refused it.
+    pub rejected: Option<Rejection>,
     /// The files' present text, by name; only of the generation that `current` points at.
     pub files: BTreeMap<String, Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// nginx's own message.
+    pub message: String,
+    pub at: Timestamp,
 }
 
 /// `manifest.json` of a generation: what it was rendered from, and what it wrote.

@@ -1,10 +1,22 @@
-//! The daemon's own settings: `config/reeve.yaml`, environment, defaults.
+//! The daemon's own settings: where each value comes from, and the values.
 //!
-//! Owns the values and where they come from. It must not open anything that they name.
+//! Owns the values, their defaults, their names in `config/reeve.yaml` and in the environment (`table`), and the order in
+//! which these win (`load`). It reads the settings file and the token's file, and opens nothing else that they name:
+//! whether an address answers or a folder is writable is for the module that uses it.
 
-use std::net::SocketAddr;
+mod file;
+mod load;
+mod problem;
+mod table;
+mod values;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use load::{Loaded, SettingsError, Sources};
+pub use table::{ENTRIES, Entry, Takes};
+pub use values::{format_duration, parse_duration};
 
 /// All settings, complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +53,8 @@ pub struct ConsulSettings {
     /// `http://…`, `https://…` or `unix://…`.
     pub address: String,
     pub token: Option<String>,
+    /// Where `token` was read from, unless the environment set it; read again when settings are.
+    pub token_file: Option<PathBuf>,
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
@@ -51,6 +65,7 @@ impl std::fmt::Debug for ConsulSettings {
         f.debug_struct("ConsulSettings")
             .field("address", &self.address)
             .field("token", &self.token.as_ref().map(|_| "set"))
+            .field("token_file", &self.token_file)
             .field("ca_file", &self.ca_file)
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
@@ -96,7 +111,10 @@ pub struct LoopSettings {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
+    /// `None`: no HTTP server.
     pub listen: Option<SocketAddr>,
+    /// `listen` may be an address that other machines reach.
+    pub allow_remote: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,5 +126,65 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogSettings {
     pub format: LogFormat,
+    /// A level, or a list of `level` and `module=level`.
     pub level: String,
 }
+
+impl Settings {
+    /// Every default, for a host of this name.
+    pub fn defaults(node: &str) -> Self {
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            node: node.to_owned(),
+            spec: Vec::new(),
+            advertise: None,
+            directory: PathBuf::from("/var/lib/reeve"),
+            docker: DockerSettings { host: "unix:///var/run/docker.sock".to_owned(), cert_path: None, config: None },
+            consul: ConsulSettings {
+                address: "http://127.0.0.1:8500".to_owned(),
+                token: None,
+                token_file: None,
+                ca_file: None,
+                cert_file: None,
+                key_file: None,
+            },
+            nginx: NginxSettings {
+                mode: NginxMode::Host,
+                binary: PathBuf::from("nginx"),
+                config: PathBuf::from("/etc/nginx/nginx.conf"),
+                prefix: None,
+                start: false,
+                probe: loopback(9465),
+                template: None,
+                load_timeout: Duration::from_secs(10),
+            },
+            loop_: LoopSettings {
+                quiet: Duration::from_millis(50),
+                max_wait: Duration::from_secs(1),
+                resync: Duration::from_secs(30),
+                distrust_percent: 50,
+                distrust_for: Duration::from_secs(10),
+            },
+            http: HttpSettings { listen: Some(loopback(9464)), allow_remote: false },
+            log: LogSettings { format: LogFormat::Text, level: "info".to_owned() },
+            lock: "/run/reeve/<project>.lock".to_owned(),
+        }
+    }
+
+    /// Path of the lock file of this project's one writer.
+    pub fn lock_path(&self, project: &str) -> PathBuf {
+        PathBuf::from(self.lock.replace("<project>", project))
+    }
+
+    /// What differs from `new` and is taken only by a restart, by key: for the log line of a reload.
+    pub fn changes_that_need_a_restart(&self, new: &Self) -> Vec<&'static str> {
+        ENTRIES
+            .iter()
+            .filter(|entry| entry.takes == Takes::AtRestart && (entry.get)(self) != (entry.get)(new))
+            .map(|entry| entry.key)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

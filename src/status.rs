@@ -1,1 +1,506 @@
-//! The status of every service and upstream, as data and as a table.
+//! The status of every service and upstream, as data and as a table. Pure.
+//!
+//! Owns what `reeve status`, `/v1/status` and the gauges say about the last pass. It decides nothing: every figure is
+//! counted from what was observed, and every reason is the planner's. The JSON form is stable: fields are added, never
+//! renamed.
+
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::observed::{CheckStatus, Nginx};
+use crate::observed::{Container, GenerationId, Health, Loaded, Maintenance, NginxProcess, Observed, Probe, View};
+use crate::plan::{ObjectKey, Plan};
+use crate::spec::Spec;
+
+/// A count that may be unknown (its backend could not be read) or make no sense (a service that does not register).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    Known(u32),
+    Unknown,
+    Irrelevant,
+}
+
+impl Figure {
+    pub fn known(self) -> Option<u32> {
+        match self {
+            Self::Known(count) => Some(count),
+            Self::Unknown | Self::Irrelevant => None,
+        }
+    }
+}
+
+impl Serialize for Figure {
+    /// A number, `"unknown"`, or null when it makes no sense.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(count) => serializer.serialize_u32(*count),
+            Self::Unknown => serializer.serialize_str("unknown"),
+            Self::Irrelevant => serializer.serialize_none(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Figure {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Count(u32),
+            Word(serde::de::IgnoredAny),
+        }
+        Ok(match Option::<Form>::deserialize(deserializer)? {
+            Some(Form::Count(count)) => Self::Known(count),
+            Some(Form::Word(_)) => Self::Unknown,
+            None => Self::Irrelevant,
+        })
+    }
+}
+
+/// The whole status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub project: String,
+    /// Digest of the spec in force.
+    pub spec: String,
+    /// By name; a service that left the spec and still has containers is among them, with nothing desired.
+    pub services: Vec<ServiceStatus>,
+    pub upstreams: Vec<UpstreamStatus>,
+    pub backends: Vec<BackendStatus>,
+    pub nginx: Option<NginxStatus>,
+    pub consul: Option<ConsulStatus>,
+    /// What waits and belongs to no service or upstream.
+    pub waiting: Vec<WaitingStatus>,
+    /// Steps that the last plan still had.
+    pub steps: usize,
+    /// Complete sentences: what would make this installation better.
+    pub advice: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: String,
+    /// Exit 0 is what is wanted of it.
+    pub job: bool,
+    pub desired: u32,
+    /// Running; of a job: running, or ended with exit 0.
+    pub running: Figure,
+    /// Running, and not known to be unhealthy.
+    pub healthy: Figure,
+    /// Replicas whose registrations all pass and are not in maintenance.
+    pub registered: Figure,
+    /// Replicas that every loaded generation routes to.
+    pub routed: Figure,
+    pub waiting: Vec<WaitingStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    pub name: String,
+    /// The Consul query in consul-template's notation; none for a redirect.
+    pub query: Option<String>,
+    pub listen: String,
+    pub server_name: Vec<String>,
+    pub path: String,
+    /// `address:port` of what the loaded generation routes to; none: not known, or not loaded.
+    pub endpoints: Option<Vec<String>>,
+    /// The generation that nginx has loaded and that holds this upstream.
+    pub generation: Option<String>,
+    pub waiting: Vec<WaitingStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    pub name: String,
+    pub known: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NginxStatus {
+    pub version: String,
+    /// `running`, `stopped` or `orphans`.
+    pub process: String,
+    /// What is loaded; several while a reload is under way.
+    pub loaded: Vec<String>,
+    /// What `current` points at.
+    pub current: Option<String>,
+    /// Every live worker runs `current`.
+    pub matches: bool,
+    /// Generations of workers that are shutting down.
+    pub retiring_workers: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsulStatus {
+    pub version: String,
+    pub datacenter: String,
+    /// Node name of the local agent.
+    pub agent: String,
+    pub leader: Option<String>,
+    pub peers: Vec<String>,
+    pub nodes: Vec<NodeStatus>,
+    /// Tags by name of the Consul service.
+    pub services: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub name: String,
+    pub address: String,
+    /// `passing`, `critical`, or `unknown`.
+    pub status: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingStatus {
+    /// `replica shop-web-1-0a1b2c3d`.
+    pub object: String,
+    pub reason: String,
+    /// The fixed word of metrics; `backoff` for a step that failed and is tried again.
+    pub kind: String,
+    /// When time alone will end it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+impl Status {
+    /// Counts. `held` as in [`crate::pass::Pass::held`].
+    pub fn of(spec: &Spec, observed: &Observed, plan: &Plan, held: &[(ObjectKey, String, Timestamp)]) -> Self {
+        let loaded = LoadedRoutes::of(observed.nginx.known());
+        let mut waiting = Placed::of(spec, observed, plan, held);
+        let services = services(spec, observed, &loaded, &mut waiting.services);
+        let upstreams = spec
+            .upstreams
+            .values()
+            .map(|upstream| UpstreamStatus {
+                name: upstream.name.clone(),
+                query: upstream.query.as_ref().map(ToString::to_string),
+                listen: upstream.listen.to_string(),
+                server_name: upstream.server_name.clone(),
+                path: upstream.path.clone(),
+                endpoints: loaded.upstreams.get(&upstream.name).cloned(),
+                generation: loaded
+                    .upstreams
+                    .contains_key(&upstream.name)
+                    .then(|| loaded.generations.join(", "))
+                    .filter(|id| !id.is_empty()),
+                waiting: waiting.upstreams.remove(&upstream.name).unwrap_or_default(),
+            })
+            .collect();
+        // What belongs to a service or an upstream that is not listed must not be lost.
+        let mut rest = waiting.rest;
+        rest.extend(waiting.services.into_values().flatten());
+        rest.extend(waiting.upstreams.into_values().flatten());
+        Self {
+            project: spec.project.clone(),
+            spec: spec.digest.clone(),
+            services,
+            upstreams,
+            backends: vec![
+                backend("docker", &observed.docker),
+                backend("consul", &observed.consul),
+                backend("nginx", &observed.nginx),
+                backend("directory", &observed.directory),
+            ],
+            nginx: observed.nginx.known().map(nginx_status),
+            consul: observed.consul.known().map(consul_status),
+            waiting: rest,
+            steps: plan.steps.len(),
+            advice: advice(observed),
+        }
+    }
+
+    /// Every backend could be read.
+    pub fn all_known(&self) -> bool {
+        self.backends.iter().all(|backend| backend.known)
+    }
+
+    /// Everything that waits, wherever it is listed.
+    pub fn all_waiting(&self) -> impl Iterator<Item = &WaitingStatus> {
+        let services = self.services.iter().flat_map(|service| &service.waiting);
+        let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.waiting);
+        services.chain(upstreams).chain(&self.waiting)
+    }
+}
+
+fn services(
+    spec: &Spec,
+    observed: &Observed,
+    loaded: &LoadedRoutes,
+    waiting: &mut BTreeMap<String, Vec<WaitingStatus>>,
+) -> Vec<ServiceStatus> {
+    let mut containers: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
+    for container in observed.docker.known().into_iter().flat_map(|docker| docker.containers.values()) {
+        containers.entry(&container.service).or_default().push(container);
+    }
+    let passing = passing_registrations(observed);
+    let routable: BTreeSet<&str> = spec
+        .upstreams
+        .values()
+        .filter_map(|upstream| upstream.query.as_ref().map(|query| query.service.as_str()))
+        .collect();
+    let names: BTreeSet<&str> = spec.services.keys().map(String::as_str).chain(containers.keys().copied()).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let service = spec.services.get(name);
+            let own = containers.get(name).map(Vec::as_slice).unwrap_or_default();
+            let job = service.is_some_and(|service| service.job);
+            let count = |known: bool, good: &dyn Fn(&Container) -> bool| {
+                if !known {
+                    return Figure::Unknown;
+                }
+                Figure::Known(u32::try_from(own.iter().filter(|one| good(one)).count()).unwrap_or(u32::MAX))
+            };
+            let docker = observed.docker.known().is_some();
+            let needed = service.map_or(0, |service| service.register.len());
+            // A service that left the spec counts as far as its containers say.
+            let registers = needed > 0 || own.iter().any(|container| container.registers);
+            let routes = match service {
+                Some(service) => service.register.iter().any(|register| routable.contains(register.name.as_str())),
+                None => own.iter().any(|container| loaded.containers.contains(&container.id)),
+            };
+            ServiceStatus {
+                name: name.to_owned(),
+                job,
+                desired: service.map_or(0, |service| service.replicas),
+                running: count(docker, &|one| one.state.running() || (job && succeeded(one))),
+                healthy: count(docker, &|one| healthy(one) || (job && succeeded(one))),
+                registered: if registers {
+                    count(docker && observed.consul.known().is_some(), &|one| {
+                        passing.get(one.id.as_str()).is_some_and(|passing| *passing >= needed.max(1))
+                    })
+                } else {
+                    Figure::Irrelevant
+                },
+                routed: if routes {
+                    count(docker && observed.nginx.known().is_some(), &|one| loaded.containers.contains(&one.id))
+                } else {
+                    Figure::Irrelevant
+                },
+                waiting: waiting.remove(name).unwrap_or_default(),
+            }
+        })
+        .collect()
+}
+
+fn healthy(container: &Container) -> bool {
+    let good = match &container.health {
+        Health::Healthy => true,
+        Health::None => !matches!(container.probe, Some(Probe::Failing(_))),
+        Health::Starting | Health::Unhealthy(_) => false,
+    };
+    container.state.running() && good
+}
+
+fn succeeded(container: &Container) -> bool {
+    matches!(container.state, crate::observed::ContainerState::Exited { code: 0, .. })
+}
+
+/// How many registrations of each container pass; 0 as soon as one of them does not, or is in maintenance.
+fn passing_registrations(observed: &Observed) -> BTreeMap<&str, usize> {
+    let mut passing: BTreeMap<&str, Option<usize>> = BTreeMap::new();
+    for registration in observed.consul.known().into_iter().flat_map(|consul| consul.registrations.values()) {
+        let good = matches!(registration.maintenance, Maintenance::Off)
+            && registration.checks.values().all(|check| check.status != CheckStatus::Critical);
+        let count = passing.entry(&registration.container).or_insert(Some(0));
+        *count = count.filter(|_| good).map(|count| count + 1);
+    }
+    passing.into_iter().map(|(container, count)| (container, count.unwrap_or(0))).collect()
+}
+
+/// What the loaded generation routes to; of several, what all of them do.
+#[derive(Default)]
+struct LoadedRoutes {
+    generations: Vec<String>,
+    containers: BTreeSet<String>,
+    upstreams: BTreeMap<String, Vec<String>>,
+}
+
+impl LoadedRoutes {
+    fn of(nginx: Option<&Nginx>) -> Self {
+        let Some(nginx) = nginx else { return Self::default() };
+        let ids = loaded_ids(nginx);
+        let mut routes = Self { generations: ids.iter().map(ToString::to_string).collect(), ..Self::default() };
+        for (number, id) in ids.iter().enumerate() {
+            let manifest = nginx.generations.get(id).map(|generation| generation.manifest.as_ref());
+            let mut containers = BTreeSet::new();
+            let mut upstreams = BTreeMap::new();
+            for (name, routed) in manifest.into_iter().flat_map(|manifest| &manifest.upstreams) {
+                containers.extend(routed.endpoints.iter().filter_map(|endpoint| endpoint.container.clone()));
+                upstreams.insert(name.clone(), routed.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>());
+            }
+            if number == 0 {
+                routes.containers = containers;
+                routes.upstreams = upstreams;
+            } else {
+                routes.containers.retain(|container| containers.contains(container));
+                routes.upstreams.retain(|name, endpoints| {
+                    upstreams.get(name).is_some_and(|other| {
+                        endpoints.retain(|endpoint| other.contains(endpoint));
+                        true
+                    })
+                });
+            }
+        }
+        routes
+    }
+}
+
+fn loaded_ids(nginx: &Nginx) -> Vec<&GenerationId> {
+    match &nginx.loaded {
+        Loaded::Nothing | Loaded::Stranger(_) => Vec::new(),
+        Loaded::Generation(id) => vec![id],
+        Loaded::Mixed(ids) => ids.iter().collect(),
+    }
+}
+
+fn backend<T>(name: &str, view: &View<T>) -> BackendStatus {
+    let (reason, since) = match view {
+        View::Known(_) => (None, None),
+        View::Unknown { reason, since } => (Some(reason.clone()), Some(*since)),
+    };
+    BackendStatus { name: name.to_owned(), known: reason.is_none(), reason, since }
+}
+
+fn nginx_status(nginx: &Nginx) -> NginxStatus {
+    NginxStatus {
+        version: nginx.version.clone(),
+        process: match &nginx.process {
+            NginxProcess::Running { .. } => "running",
+            NginxProcess::Stopped => "stopped",
+            NginxProcess::Orphans { .. } => "orphans",
+        }
+        .to_owned(),
+        loaded: loaded_ids(nginx).into_iter().map(ToString::to_string).collect(),
+        current: nginx.current.as_ref().map(ToString::to_string),
+        matches: match (&nginx.loaded, &nginx.current) {
+            (Loaded::Generation(loaded), Some(current)) => loaded == current,
+            // Nothing is wanted and nothing is there.
+            (Loaded::Nothing, None) => true,
+            (Loaded::Nothing | Loaded::Generation(_) | Loaded::Mixed(_) | Loaded::Stranger(_), _) => false,
+        },
+        retiring_workers: nginx.retiring_workers,
+    }
+}
+
+fn consul_status(consul: &crate::observed::Consul) -> ConsulStatus {
+    let nodes = consul.nodes.iter().map(|node| NodeStatus {
+        name: node.name.clone(),
+        address: node.address.clone(),
+        status: if node.status.is_empty() { "unknown".to_owned() } else { node.status.clone() },
+    });
+    ConsulStatus {
+        version: consul.agent.version.clone(),
+        datacenter: consul.agent.datacenter.clone(),
+        agent: consul.agent.node.clone(),
+        leader: consul.leader.clone().filter(|leader| !leader.is_empty()),
+        peers: consul.peers.clone(),
+        nodes: nodes.collect(),
+        services: consul.services.clone(),
+    }
+}
+
+fn advice(observed: &Observed) -> Vec<String> {
+    let mut advice = Vec::new();
+    if let Some(nginx) = observed.nginx.known()
+        && nginx.worker_shutdown_timeout.is_none()
+    {
+        advice.push(format!(
+            "Put `worker_shutdown_timeout 1m;` at the top of {}: without it, old nginx workers stay after each reload for as long as a client keeps a connection open, and each of them keeps its memory.",
+            nginx.config
+        ));
+    }
+    advice
+}
+
+/// What waits, by where it is shown.
+#[derive(Default)]
+struct Placed {
+    services: BTreeMap<String, Vec<WaitingStatus>>,
+    upstreams: BTreeMap<String, Vec<WaitingStatus>>,
+    rest: Vec<WaitingStatus>,
+}
+
+impl Placed {
+    fn of(spec: &Spec, observed: &Observed, plan: &Plan, held: &[(ObjectKey, String, Timestamp)]) -> Self {
+        let mut placed = Self::default();
+        for waiting in &plan.waiting {
+            let status = WaitingStatus {
+                object: waiting.object.to_string(),
+                reason: waiting.reason.clone(),
+                kind: waiting.kind.to_owned(),
+                until: waiting.until,
+            };
+            placed.put(spec, observed, &waiting.object, status);
+        }
+        for (object, error, next_try) in held {
+            let status = WaitingStatus {
+                object: object.to_string(),
+                reason: format!("failed and is tried again: {error}"),
+                kind: "backoff".to_owned(),
+                until: Some(*next_try),
+            };
+            placed.put(spec, observed, object, status);
+        }
+        placed
+    }
+
+    fn put(&mut self, spec: &Spec, observed: &Observed, object: &ObjectKey, status: WaitingStatus) {
+        let service = match object {
+            ObjectKey::Service(name) => Some(name.clone()),
+            ObjectKey::Replica(name) => service_of_replica(spec, observed, name),
+            ObjectKey::Registration(id) => service_of_registration(spec, observed, id),
+            ObjectKey::Upstream(name) => {
+                self.upstreams.entry(name.clone()).or_default().push(status);
+                return;
+            }
+            ObjectKey::Network(_)
+            | ObjectKey::Volume(_)
+            | ObjectKey::Image(_)
+            | ObjectKey::Nginx
+            | ObjectKey::Directory => None,
+        };
+        match service {
+            Some(service) => self.services.entry(service).or_default().push(status),
+            None => self.rest.push(status),
+        }
+    }
+}
+
+fn service_of_replica(spec: &Spec, observed: &Observed, name: &str) -> Option<String> {
+    let containers = observed.docker.known().map(|docker| &docker.containers);
+    let seen = containers.and_then(|containers| containers.values().find(|container| container.name == name));
+    if let Some(container) = seen {
+        return Some(container.service.clone());
+    }
+    // One that is planned and not made yet: `<project>-<service>-<slot>-<hash8>`, or its own `container_name`.
+    let own_name = spec.services.values().find(|one| one.config.container_name.as_deref() == Some(name));
+    if let Some(service) = own_name {
+        return Some(service.name.clone());
+    }
+    let rest = name.strip_prefix(&spec.project)?.strip_prefix('-')?;
+    let mut parts = rest.rsplitn(3, '-');
+    let (_hash, _slot, service) = (parts.next()?, parts.next()?, parts.next()?);
+    spec.services.contains_key(service).then(|| service.to_owned())
+}
+
+fn service_of_registration(spec: &Spec, observed: &Observed, id: &str) -> Option<String> {
+    let seen = observed.consul.known().and_then(|consul| consul.registrations.get(id));
+    if let Some(registration) = seen {
+        return Some(registration.service.clone());
+    }
+    // `<node>:<replica>:<port>/<proto>`
+    let replica = id.split(':').nth(1)?;
+    service_of_replica(spec, observed, replica)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

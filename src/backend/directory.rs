@@ -9,15 +9,20 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::observed::{self, Pin};
 use crate::plan::DirectoryAction;
 use crate::spec::Owner;
-use crate::world::{ActionError, ViewError};
+use crate::world::{ActionError, ViewError, Wake, WakeSource};
 
 const OWNER_FILE: &str = "owner";
 const PINS_FILE: &str = "pins.json";
+/// How often the time stamp of the pins is looked at. A watch would need the folder, which may not exist yet.
+const PINS_LOOK: Duration = Duration::from_millis(250);
 
 /// reeve's folder.
 #[derive(Debug, Clone)]
@@ -69,6 +74,21 @@ impl Directory {
     pub fn execute(&self, action: &DirectoryAction) -> Result<(), ActionError> {
         match action {
             DirectoryAction::RemovePin { pin } => self.remove_pin(pin),
+        }
+    }
+
+    /// Wakes when the pins change: a person is waiting for it. Never returns.
+    pub async fn watch(&self, wake: Wake) {
+        let path = self.path.join(PINS_FILE);
+        let stamp = || fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+        let mut last = stamp();
+        loop {
+            tokio::time::sleep(PINS_LOOK).await;
+            let now = stamp();
+            if now != last {
+                last = now;
+                wake(WakeSource::Pin, Timestamp::now());
+            }
         }
     }
 

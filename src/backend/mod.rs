@@ -4,5 +4,6 @@
 pub mod consul;
 pub mod directory;
 pub mod docker;
+pub mod host;
 pub mod nginx;
 pub mod probe;

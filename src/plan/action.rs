@@ -3,7 +3,7 @@
 //! One action is one idempotent call to one backend, and carries the identity that it was planned against (container id,
 //! expected hash), so that a stale plan gets a conflict instead of hitting something newer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,6 +147,8 @@ pub struct NewContainer {
     pub network_mode: Option<NetworkMode>,
     /// The service registers: recorded as the label `reeve.registers`.
     pub registers: bool,
+    /// Recorded as the label `reeve.depends_on`, a JSON list.
+    pub depends_on: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

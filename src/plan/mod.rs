@@ -4,12 +4,60 @@
 //! world shows the earlier ones done, so there is no program counter that a crash could lose.
 
 pub mod action;
+pub mod changes;
+pub mod context;
+pub mod display;
+pub mod facts;
+mod generations;
+pub mod interest;
+pub mod order;
+mod planner;
+mod ports;
+pub mod preview;
+mod registrations;
+mod replicas;
+mod resources;
+mod retire;
+mod routes;
 
 use std::fmt;
 
 use jiff::Timestamp;
 
+use crate::observed::Observed;
+use crate::spec::Spec;
 pub use action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System};
+pub use context::{Context, NginxContext, Removals, Teardown};
+pub use resources::canonical;
+
+/// One wave: the steps whose conditions hold now, and what waits.
+pub fn plan(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<'_>) -> Plan {
+    let mut planner = planner::Planner::new(spec, observed, now, context);
+    planner.hold_mass_removal();
+    planner.call_rosters();
+    planner.resources();
+    planner.replicas();
+    planner.registrations();
+    planner.nginx();
+    planner.finish()
+}
+
+/// The generation that the spec and the observed world ask for, whether or not it is loaded already.
+///
+/// # Errors
+/// When nginx is not managed or cannot be read, or the template cannot be rendered.
+pub fn wanted_generation(
+    spec: &Spec,
+    observed: &Observed,
+    now: Timestamp,
+    context: &Context<'_>,
+) -> Result<action::NewGeneration, crate::render::RenderError> {
+    let mut planner = planner::Planner::new(spec, observed, now, context);
+    planner.hold_mass_removal();
+    planner.call_rosters();
+    planner.replicas();
+    planner.wanted_generation()
+}
 
 /// What a step is about. Steps of one object are applied in order; objects are applied in parallel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,7 +98,8 @@ pub struct Step {
     pub action: Action,
     /// Why, in words.
     pub cause: String,
-    /// The world differs from what an earlier pass had made (drift), as opposed to a changed spec.
+    /// The world differs from what an earlier pass had made, as opposed to a changed spec. For nginx the planner can tell;
+    /// for the others the loop, which knows whether it had converged on this spec.
     pub drift: bool,
     /// `old => new` lines for the plan's text.
     pub changes: Vec<Change>,
@@ -75,6 +124,18 @@ pub struct Waiting {
     pub until: Option<Timestamp>,
 }
 
+impl Waiting {
+    /// It keeps the world from being what the spec says. The others are only worth knowing.
+    pub fn blocks(&self) -> bool {
+        kind_blocks(self.kind)
+    }
+}
+
+/// The same for the kind alone, as `status` reports it.
+pub fn kind_blocks(kind: &str) -> bool {
+    !matches!(kind, "empty" | "maintenance" | "volume_differs")
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     pub steps: Vec<Step>,
@@ -84,5 +145,10 @@ pub struct Plan {
 impl Plan {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// Nothing is to be done, and nothing that matters waits.
+    pub fn converged(&self) -> bool {
+        self.steps.is_empty() && !self.waiting.iter().any(Waiting::blocks)
     }
 }

@@ -102,16 +102,60 @@ pub struct ContainerConfig {
     pub stdin_open: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// Credentials that stand within other values (`--requirepass ${PASSWORD}` in a command). They are used as they are,
+    /// and appear in the canonical form as digests.
+    #[serde(skip)]
+    pub concealed: Vec<Secret>,
 }
 
 impl ContainerConfig {
     /// The canonical JSON: keys sorted by serde's struct order and `BTreeMap`s, secrets as digests.
     pub fn canonical(&self) -> String {
-        serde_json::to_string(self).expect("maps have string keys and no value can fail to serialise")
+        const SERIALISES: &str = "maps have string keys and no value can fail to serialise";
+        if self.concealed.is_empty() {
+            return serde_json::to_string(self).expect(SERIALISES);
+        }
+        let mut value = serde_json::to_value(self).expect(SERIALISES);
+        conceal(&mut value, &self.concealed);
+        value.to_string()
+    }
+
+    /// Takes those of the credentials as concealed that stand within a value. `place`: see `Secret::new`.
+    pub fn conceal(&mut self, place: impl Fn(&str) -> String, credentials: &BTreeMap<String, String>) {
+        let value = serde_json::to_value(&*self).expect("maps have string keys and no value can fail to serialise");
+        self.concealed = credentials
+            .iter()
+            .filter(|(_, text)| holds(&value, text))
+            .map(|(name, text)| Secret::new(&place(name), text.clone()))
+            .collect();
     }
 
     pub fn hash(&self) -> ConfigHash {
         ConfigHash::of(&self.canonical())
+    }
+}
+
+/// Does a text below the value hold this text?
+fn holds(value: &serde_json::Value, text: &str) -> bool {
+    match value {
+        serde_json::Value::String(string) => string.contains(text),
+        serde_json::Value::Array(items) => items.iter().any(|item| holds(item, text)),
+        serde_json::Value::Object(map) => map.values().any(|item| holds(item, text)),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => false,
+    }
+}
+
+/// Replaces the secrets in all texts below the value by their digests.
+fn conceal(value: &mut serde_json::Value, secrets: &[Secret]) {
+    match value {
+        serde_json::Value::String(string) => {
+            for secret in secrets.iter().filter(|secret| string.contains(secret.reveal())).collect::<Vec<_>>() {
+                *string = string.replace(secret.reveal(), secret.digest());
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| conceal(item, secrets)),
+        serde_json::Value::Object(map) => map.values_mut().for_each(|item| conceal(item, secrets)),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
     }
 }
 

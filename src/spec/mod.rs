@@ -5,8 +5,25 @@
 //! `validate` works offline and the planner can be tested with text alone.
 
 pub mod container;
+mod credential;
+pub mod diagnostic;
+mod dotenv;
+mod interpolate;
 pub mod load;
+#[cfg(test)]
+mod load_tests;
+mod merge;
+mod names;
+mod read;
+mod resolved;
+mod schema;
+mod shape;
+mod suggest;
+mod table;
+mod tree;
+mod units;
 pub mod upstream;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +33,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use container::{ConfigHash, ContainerConfig, Port, Protocol};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use load::{LoadOptions, Loaded, load, load_text, schema};
 pub use upstream::Upstream;
 
 /// The desired state of one project, complete: every default is filled in, every reference checked.

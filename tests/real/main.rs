@@ -1,3 +1,6 @@
-//! Tests against real servers. Each uses its own names, ports and folders, and takes down what it has started.
+//! Tests against real servers. One binary, one module for each area, so that it is linked once. Each test uses its own
+//! names, ports and folders, and takes down what it has started.
 
+mod consul;
+mod docker;
 mod nginx;

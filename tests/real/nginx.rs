@@ -402,7 +402,7 @@ async fn what_nginx_refuses_is_recorded_with_its_message_and_current_stays() {
     let ActionError::Permanent(words) = &error else { panic!("{error}") };
     assert!(words.contains("no_such_variable") && words.contains(&id.to_string()), "{words}");
     let seen = site.view().await;
-    let message = seen.generations[&id].rejected.as_ref().expect("recorded");
+    let message = &seen.generations[&id].rejected.as_ref().expect("recorded").message;
     assert!(message.contains("unknown \"no_such_variable\" variable"), "{message}");
     assert!(!message.contains(".reeve-check-"), "no temporary path is shown: {message}");
     assert_eq!(seen.current, Some(good.clone()));

@@ -1,1 +1,63 @@
-//! The consul backend.
+//! The consul backend: one thin client of the local agent's HTTP API.
+//!
+//! - `http`: address, TLS, token, limits, failures in words
+//! - `wire`: Consul's JSON, and the way to `observed`'s words
+//! - `view`: one look at the agent and the catalog
+//! - `memory`: since when something is so, between two looks
+//! - `execute`: what an action does
+//! - `watch`: blocking queries that wake the loop
+//!
+//! Own registrations are read from the agent, which answers with what was just written; endpoints are read from the
+//! catalog, which only a leader can vouch for. Nothing without our owner in its `Meta` is changed: every write first
+//! reads the record that it is about. reeve never deregisters a node, and never sends `replace-existing-checks`, which
+//! lifts maintenance.
+
+mod execute;
+#[cfg(test)]
+mod fake;
+mod http;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod view;
+mod watch;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use crate::settings::ConsulSettings;
+use crate::spec::Owner;
+use crate::world::ViewError;
+
+pub(super) use http::chain;
+
+/// The local agent. Clones share connections and memory.
+#[derive(Clone)]
+pub struct Consul {
+    client: http::Client,
+    owner: Arc<Owner>,
+    memory: Arc<Mutex<memory::Memory>>,
+    /// Names of the Consul services under which ours are registered, from the last view: the watches follow them.
+    own_names: tokio::sync::watch::Sender<BTreeSet<String>>,
+}
+
+impl Consul {
+    /// Sends nothing.
+    ///
+    /// # Errors
+    /// Only malformed settings and TLS files that cannot be used, named by their key.
+    pub fn new(settings: &ConsulSettings, owner: Owner) -> Result<Self, ViewError> {
+        Ok(Self {
+            client: http::Client::new(settings)?,
+            owner: Arc::new(owner),
+            memory: Arc::default(),
+            own_names: tokio::sync::watch::Sender::default(),
+        })
+    }
+
+    fn remembering<T>(&self, work: impl FnOnce(&mut memory::Memory) -> T) -> T {
+        // A panic elsewhere cannot leave the memory half-written: its methods only replace whole values.
+        work(&mut self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}

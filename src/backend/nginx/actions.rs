@@ -313,7 +313,7 @@ impl Shared {
                 Err(ActionError::Conflict(format!("the generation {id} was not checked by nginx")))
             }
             Some(Found::Complete(generation, _)) => match generation.rejected {
-                Some(message) => Err(refused(id, &message)),
+                Some(rejection) => Err(refused(id, &rejection.message)),
                 None if !generation.damaged.is_empty() => Err(damaged(id, &generation.damaged)),
                 None => Ok(()),
             },
@@ -323,8 +323,8 @@ impl Shared {
 
 /// The generation stands there already: is it what should be written?
 fn already(there: &crate::observed::Generation, new: &NewGeneration) -> Result<(), ActionError> {
-    if let Some(message) = &there.rejected {
-        return Err(refused(&new.id, message));
+    if let Some(rejection) = &there.rejected {
+        return Err(refused(&new.id, &rejection.message));
     }
     if !there.damaged.is_empty() {
         return Err(damaged(&new.id, &there.damaged));

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use super::files::Files;
 use crate::backend::directory::{sync_folder, write_atomic};
-use crate::observed::{Generation, GenerationId, Manifest};
+use crate::observed::{self, Generation, GenerationId, Manifest};
 use crate::plan::action::NewGeneration;
 use crate::render::ENTRY_FILE;
 use crate::spec::container::hex;
@@ -72,6 +72,12 @@ pub struct Rejection {
     /// Digest of everything that nginx read besides the generation.
     pub surroundings: String,
     pub at: Timestamp,
+}
+
+/// When the generation was written: the manifest is never touched afterwards. Without it, the epoch: the oldest.
+fn created_at(folder: &Path) -> Timestamp {
+    let modified = fs::metadata(folder.join(MANIFEST_FILE)).and_then(|metadata| metadata.modified());
+    modified.ok().and_then(|modified| Timestamp::try_from(modified).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 impl Rejection {
@@ -209,8 +215,11 @@ impl Generations {
         let strangers = present.iter().filter(|name| !is_own_file(name) && !manifest.files.contains_key(*name));
         // Without a manifest nothing is known to belong.
         damaged.extend(strangers.filter(|_| !manifest.files.is_empty()).cloned());
-        let rejected = rejection.as_ref().map(|rejection| rejection.message.clone());
-        Ok(Some(Found::Complete(Generation { manifest, damaged, rejected, files: texts }, rejection)))
+        let rejected = rejection
+            .as_ref()
+            .map(|rejection| observed::Rejection { message: rejection.message.clone(), at: rejection.at });
+        let created_at = created_at(&folder);
+        Ok(Some(Found::Complete(Generation { manifest, damaged, created_at, rejected, files: texts }, rejection)))
     }
 
     /// Writes a generation's folder, marked as unchecked. Lasting when it returns. Whatever stood there is gone.
@@ -494,7 +503,7 @@ mod tests {
         let rejection = Rejection { message: "nginx: [emerg] no\nmore".to_owned(), surroundings: "abc".to_owned(), at };
         place.generations.mark_rejected(&id(1), &rejection).expect("marked");
         let Some(Found::Complete(generation, Some(read))) = place.read(1) else { panic!("not rejected") };
-        assert_eq!(generation.rejected.as_deref(), Some("nginx: [emerg] no\nmore"));
+        assert_eq!(generation.rejected.expect("rejected").message, "nginx: [emerg] no\nmore");
         assert_eq!(generation.damaged, Vec::<String>::new());
         assert_eq!(read, rejection);
         assert!(read.holds("abc", at + SignedDuration::from_mins(9)));

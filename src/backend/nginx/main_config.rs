@@ -54,6 +54,8 @@ pub struct MainConfig {
     pub error_log: Option<PathBuf>,
     /// `daemon off`: nginx stays in the foreground.
     pub foreground: bool,
+    /// `worker_shutdown_timeout`, as it is written.
+    pub worker_shutdown_timeout: Option<String>,
 }
 
 /// The line that the main configuration must contain.
@@ -135,7 +137,8 @@ impl MainConfig {
             && !error_log.to_string_lossy().starts_with("memory:");
         let error_log = to_file.then(|| prefix.join(error_log));
         let foreground = value("daemon").as_deref() == Some("off");
-        Ok(Self { root, hops, pid_span, pid_elsewhere, pid_file, error_log, foreground })
+        let worker_shutdown_timeout = value("worker_shutdown_timeout");
+        Ok(Self { root, hops, pid_span, pid_elsewhere, pid_file, error_log, foreground, worker_shutdown_timeout })
     }
 
     pub fn included(&self) -> bool {

@@ -71,7 +71,11 @@ struct Memory {
     files: Files,
     sources: Sources,
     manifests: Manifests,
+    /// What was seen loaded last, and since when.
+    loaded: Option<(Loaded, Timestamp)>,
 }
+
+type TlsDigests = BTreeMap<String, BTreeMap<String, Result<String, String>>>;
 
 /// What stands on disk.
 #[derive(Debug)]
@@ -157,10 +161,12 @@ impl Nginx {
             process: look.process,
             current: disk.current,
             generations: disk.generations,
+            loaded_since: shared.loaded_since(&look.loaded),
             loaded: look.loaded,
             retiring_workers: look.retiring_workers,
             listens,
             tls,
+            worker_shutdown_timeout: disk.main.worker_shutdown_timeout,
         })
     }
 }
@@ -168,6 +174,18 @@ impl Nginx {
 impl Shared {
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn loaded_since(&self, loaded: &Loaded) -> Timestamp {
+        let mut memory = self.memory();
+        match &memory.loaded {
+            Some((before, since)) if before == loaded => *since,
+            Some(_) | None => {
+                let now = Timestamp::now();
+                memory.loaded = Some((loaded.clone(), now));
+                now
+            }
+        }
     }
 
     fn include_line(&self) -> String {
@@ -228,17 +246,14 @@ impl Shared {
         main.surroundings(sources, files, &self.generations.entry(), &build.version)
     }
 
-    /// Digests of the TLS files, by upstream and path. One that cannot be read is missing.
-    fn tls_digests(&self, wanted: &BTreeMap<String, Vec<PathBuf>>) -> BTreeMap<String, BTreeMap<String, String>> {
+    /// Digests of the TLS files, by upstream and path; for one that cannot be read, why.
+    fn tls_digests(&self, wanted: &BTreeMap<String, Vec<PathBuf>>) -> TlsDigests {
         let mut memory = self.memory();
         let mut digest = |path: &PathBuf| {
-            let digest = memory.files.digest(path).ok()?;
-            Some((path.display().to_string(), digest.to_string()))
+            let digest = memory.files.digest(path).map(|digest| digest.to_string()).map_err(|error| error.to_string());
+            (path.display().to_string(), digest)
         };
-        wanted
-            .iter()
-            .map(|(upstream, paths)| (upstream.clone(), paths.iter().filter_map(&mut digest).collect()))
-            .collect()
+        wanted.iter().map(|(upstream, paths)| (upstream.clone(), paths.iter().map(&mut digest).collect())).collect()
     }
 }
 

@@ -1,0 +1,47 @@
+# `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo demo-down test bench lint
+
+# One step of a longer run: a banner, the time it took, and which step it was when it fails.
+define stage
+@printf '\n=== %s\n' '$(1)'; \
+started=$$(date +%s); \
+if $(2); then \
+    printf '=== %s: ok (%s s)\n' '$(1)' "$$(($$(date +%s) - started))"; \
+else \
+    printf '\n=== %s: FAILED (%s s): %s\n' '$(1)' "$$(($$(date +%s) - started))" '$(2)' >&2; exit 1; \
+fi
+endef
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the original practice on this machine, from nothing to four replicas behind nginx
+	@manifests/demo/demo.sh up
+
+demo-down: ## remove what the demo made
+	@manifests/demo/demo.sh down
+
+build: ## target/release/reeve
+	@manifests/demo/toolchain.sh
+	cargo build --release --locked
+
+test: ## everything: servers, images, build, format, lints, tests against real servers
+	$(call stage,toolchain,manifests/demo/toolchain.sh fmt clippy)
+	$(call stage,servers,manifests/demo/servers.sh)
+	$(call stage,images,manifests/demo/images.sh)
+	$(call stage,build,cargo build --locked)
+	$(call stage,format,cargo fmt --check)
+	$(call stage,lints,cargo clippy --locked --all-targets -- -D warnings)
+	$(call stage,tests,cargo test --locked)
+	@printf '\n=== all stages passed\n'
+
+lint: ## format and lints alone
+	@manifests/demo/toolchain.sh fmt clippy
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+bench: ## the pure part's figures (criterion)
+	@manifests/demo/toolchain.sh
+	cargo bench --locked

@@ -1,0 +1,270 @@
+//! One look at the agent and the catalog.
+//!
+//! The agent's part must be readable, or the whole view fails. The catalog's part needs a leader: without one, its
+//! queries are Unknown and the agent's part is Known. Lists that are only shown (nodes, names of services) are empty when
+//! they cannot be read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+
+use super::Consul;
+use super::http::{Failure, Request};
+use super::wire::{self, AgentSelf, AutopilotHealth, CatalogNode, Check, Entry, NodeServices, Service};
+use crate::observed::{self, Catalog, Interest, Node, Registration, View};
+use crate::spec::upstream::CatalogQuery;
+use crate::world::ViewError;
+
+/// The agent answers from its memory. With `CATALOG_LIMIT` below `observed::VIEW_TIMEOUT`: a slow catalog must not make
+/// the agent's part Unknown.
+const AGENT_LIMIT: Duration = Duration::from_secs(4);
+/// The catalog is asked over the network; a server without a leader holds a request for 7 s before it gives up.
+const CATALOG_LIMIT: Duration = Duration::from_secs(4);
+/// Queries that are asked at the same time.
+const QUERIES_AT_ONCE: usize = 12;
+
+/// What the catalog part is made of.
+struct FromCatalog {
+    nodes: Vec<Node>,
+    services: BTreeMap<String, Vec<String>>,
+    /// Our ids that it lacks, or has with other facts; `None`: it could not be asked.
+    missing: Option<BTreeSet<String>>,
+    queries: BTreeMap<CatalogQuery, View<Catalog>>,
+}
+
+impl Consul {
+    /// Reads everything, concurrently. It ends within twice four seconds.
+    ///
+    /// # Errors
+    /// The agent cannot be read: the complete reason, with Consul's own words.
+    pub async fn view(&self, interest: &Interest) -> Result<observed::Consul, ViewError> {
+        let (me, services, checks, leader, peers) = tokio::join!(
+            self.client.json::<AgentSelf>(Request::get(&["v1", "agent", "self"], AGENT_LIMIT)),
+            self.client.json::<BTreeMap<String, Service>>(Request::get(&["v1", "agent", "services"], AGENT_LIMIT)),
+            self.client.json::<BTreeMap<String, Check>>(Request::get(&["v1", "agent", "checks"], AGENT_LIMIT)),
+            self.leader(AGENT_LIMIT),
+            self.client.json::<Vec<String>>(Request::get(&["v1", "status", "peers"], AGENT_LIMIT)),
+        );
+        let agent = me?.value.agent();
+        let (registrations, strangers) = self.divide(services?.value, &checks?.value);
+        let peers = peers.map(|answer| answer.value).unwrap_or_default();
+
+        self.remembering(|memory| memory.keep_only(&interest.catalog));
+        let (catalog, failure_tolerance) = match &leader {
+            Ok(_) => {
+                let catalog = self.catalog(&agent, &registrations, &interest.catalog);
+                tokio::join!(catalog, self.failure_tolerance())
+            }
+            Err(reason) => (self.without_leader(reason, &interest.catalog), Some(0)),
+        };
+        let unsynced = self.remembering(|memory| match catalog.missing {
+            Some(missing) => memory.unsynced(missing, Timestamp::now()),
+            None => memory.still_unsynced(|id| registrations.contains_key(id)),
+        });
+        let names: BTreeSet<String> = registrations.values().map(|registration| registration.name.clone()).collect();
+        self.own_names.send_if_modified(|known| {
+            let changed = *known != names;
+            *known = names;
+            changed
+        });
+        Ok(observed::Consul {
+            agent,
+            leader: leader.ok(),
+            peers,
+            failure_tolerance,
+            nodes: catalog.nodes,
+            services: catalog.services,
+            registrations,
+            strangers,
+            catalog: catalog.queries,
+            unsynced,
+        })
+    }
+
+    /// `address:port` of the leader, or in words why there is none.
+    pub(super) async fn leader(&self, limit: Duration) -> Result<String, String> {
+        match self.client.json::<String>(Request::get(&["v1", "status", "leader"], limit)).await {
+            Ok(answer) if answer.value.is_empty() => Err(format!("Consul at {} has no leader", self.client.name())),
+            Ok(answer) => Ok(answer.value),
+            // An agent that knows no server answers 500.
+            Err(failure) => Err(format!("Consul has no leader that can be asked: {failure}")),
+        }
+    }
+
+    /// Ours, and all others, of what the agent has.
+    fn divide(
+        &self,
+        services: BTreeMap<String, Service>,
+        checks: &BTreeMap<String, Check>,
+    ) -> (BTreeMap<String, Registration>, BTreeMap<String, observed::StrangerRegistration>) {
+        let mut by_service: BTreeMap<&str, Vec<&Check>> = BTreeMap::new();
+        for check in checks.values() {
+            by_service.entry(&check.service_id).or_default().push(check);
+        }
+        let node = checks.get(wire::NODE_MAINTENANCE).map(|check| check.notes.as_str());
+        let mut registrations = BTreeMap::new();
+        let mut strangers = BTreeMap::new();
+        for (id, service) in services {
+            if service.owned_by(&self.owner) {
+                let checks = by_service.get(id.as_str()).map_or(&[][..], Vec::as_slice);
+                registrations.insert(id, service.registration(checks, node));
+            } else {
+                strangers.insert(id, service.stranger());
+            }
+        }
+        (registrations, strangers)
+    }
+
+    /// How many servers may fail. Not told (no right to ask, or an agent that cannot say): `None`.
+    async fn failure_tolerance(&self) -> Option<u32> {
+        let request = Request::get(&["v1", "operator", "autopilot", "health"], AGENT_LIMIT);
+        match self.client.json::<AutopilotHealth>(request).await {
+            Ok(answer) => Some(answer.value.failure_tolerance),
+            // This is how Consul answers while a server is unhealthy.
+            Err(failure) if failure.status() == Some(429) => Some(0),
+            Err(_) => None,
+        }
+    }
+
+    fn without_leader(&self, reason: &str, queries: &BTreeSet<CatalogQuery>) -> FromCatalog {
+        let now = (Timestamp::now(), Instant::now());
+        let queries = self.remembering(|memory| {
+            queries
+                .iter()
+                .map(|query| (query.clone(), memory.unreadable(query, reason.to_owned(), false, now)))
+                .collect()
+        });
+        FromCatalog { nodes: Vec::new(), services: BTreeMap::new(), missing: None, queries }
+    }
+
+    async fn catalog(
+        &self,
+        agent: &observed::Agent,
+        registrations: &BTreeMap<String, Registration>,
+        queries: &BTreeSet<CatalogQuery>,
+    ) -> FromCatalog {
+        let (nodes, services, missing, queries) = tokio::join!(
+            self.nodes(),
+            self.client.json::<BTreeMap<String, Option<Vec<String>>>>(Request::get(
+                &["v1", "catalog", "services"],
+                CATALOG_LIMIT
+            )),
+            self.missing(&agent.node, registrations),
+            self.queries(queries),
+        );
+        FromCatalog {
+            nodes: nodes.unwrap_or_default(),
+            services: services
+                .map(|answer| answer.value.into_iter().map(|(name, tags)| (name, tags.unwrap_or_default())).collect())
+                .unwrap_or_default(),
+            missing: missing.ok(),
+            queries,
+        }
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>, Failure> {
+        let (nodes, health) = tokio::join!(
+            self.client.json::<Vec<CatalogNode>>(Request::get(&["v1", "catalog", "nodes"], CATALOG_LIMIT)),
+            self.client.json::<Vec<Check>>(
+                Request::get(&["v1", "health", "state", "any"], CATALOG_LIMIT).query("filter", "CheckID==serfHealth")
+            ),
+        );
+        let mut health: BTreeMap<String, String> = health
+            .map(|answer| answer.value.into_iter().map(|check| (check.node, check.status)).collect())
+            .unwrap_or_default();
+        let mut nodes: Vec<Node> = nodes?
+            .value
+            .into_iter()
+            .map(|node| Node {
+                status: health.remove(&node.node).unwrap_or_default(),
+                name: node.node,
+                address: node.address,
+            })
+            .collect();
+        nodes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(nodes)
+    }
+
+    /// Our registrations of which the catalog does not know, or knows something older. An agent syncs what it was told
+    /// before it answers, so this lasts only when it cannot.
+    async fn missing(
+        &self,
+        node: &str,
+        registrations: &BTreeMap<String, Registration>,
+    ) -> Result<BTreeSet<String>, Failure> {
+        if registrations.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let known = self
+            .client
+            .json::<Option<NodeServices>>(Request::get(&["v1", "catalog", "node", node], CATALOG_LIMIT))
+            .await?
+            .value
+            .unwrap_or_default()
+            .services;
+        Ok(registrations
+            .values()
+            .filter(|ours| {
+                known.get(&ours.id).is_none_or(|theirs| {
+                    let theirs = theirs.clone().registration(&[], None);
+                    (&theirs.address, theirs.port, &theirs.container) != (&ours.address, ours.port, &ours.container)
+                })
+            })
+            .map(|registration| registration.id.clone())
+            .collect())
+    }
+
+    async fn queries(&self, queries: &BTreeSet<CatalogQuery>) -> BTreeMap<CatalogQuery, View<Catalog>> {
+        let started = Instant::now();
+        let asked: Vec<_> = queries.iter().cloned().map(|query| self.query(query, started)).collect();
+        futures_util::stream::iter(asked).buffer_unordered(QUERIES_AT_ONCE).collect().await
+    }
+
+    async fn query(&self, query: CatalogQuery, started: Instant) -> (CatalogQuery, View<Catalog>) {
+        if let Some(view) = self.remembering(|memory| memory.resting(&query, Instant::now())) {
+            return (query, view);
+        }
+        // All together keep to one limit, however many there are.
+        let limit = CATALOG_LIMIT.saturating_sub(started.elapsed());
+        let path = ["v1", "health", "service", &query.service];
+        let request = narrowed(Request::get(&path, limit), &query);
+        let result = match self.client.json::<Vec<Entry>>(request).await {
+            Ok(answer) if answer.without_leader => {
+                Err((format!("Consul answered for {query} without knowing a leader: not believed"), false))
+            }
+            Ok(answer) if answer.filtered_by_acl => Err((
+                format!(
+                    "the token may not see all of {query}: it needs service:read on {:?} and node:read",
+                    query.service
+                ),
+                false,
+            )),
+            Ok(answer) => Ok(answer.value),
+            // Only another datacenter rests: the local catalog is back as soon as a leader is.
+            Err(failure) => {
+                let rests = failure.timed_out() && query.datacenter.is_some() && limit >= CATALOG_LIMIT / 2;
+                Err((failure.to_string(), rests))
+            }
+        };
+        let view = self.remembering(|memory| match result {
+            Ok(entries) => {
+                let mut instances: Vec<_> = entries.into_iter().map(Entry::instance).collect();
+                instances.sort_unstable_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
+                memory.read(&query, instances, Timestamp::now())
+            }
+            Err((reason, rests)) => memory.unreadable(&query, reason, rests, (Timestamp::now(), Instant::now())),
+        });
+        (query, view)
+    }
+}
+
+fn narrowed<'a>(mut request: Request<'a>, query: &CatalogQuery) -> Request<'a> {
+    for (name, value) in [("tag", &query.tag), ("dc", &query.datacenter), ("filter", &query.filter)] {
+        if let Some(value) = value {
+            request = request.query(name, value.clone());
+        }
+    }
+    request
+}

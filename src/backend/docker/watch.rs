@@ -1,0 +1,159 @@
+//! The engine's events: they carry no facts, they only say that a look is worthwhile, and when the change happened.
+//!
+//! Whatever a stream misses, the list that follows every new connection finds. Filters that the engine applies keep out
+//! the three events that every probe of a HEALTHCHECK makes.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::query_parameters::EventsOptions;
+use futures_util::StreamExt;
+use jiff::Timestamp;
+
+use super::connection::Link;
+use super::error::Fault;
+use super::labels;
+use super::memory::Memory;
+use crate::world::{Wake, WakeSource};
+
+const PING_LIMIT: Duration = Duration::from_secs(5);
+/// A connection that a network swallowed looks like silence: after so long it is opened anew.
+const SILENCE: Duration = Duration::from_secs(5 * 60);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const SETTLED: Duration = Duration::from_secs(10);
+/// The engine replays what happened since then, so nothing is lost between the connection and the first look.
+const REPLAY: Duration = Duration::from_secs(1);
+
+/// `health_status` also stands for `health_status: healthy`.
+const EVENTS: &[&str] = &[
+    "create",
+    "start",
+    "die",
+    "stop",
+    "kill",
+    "destroy",
+    "pause",
+    "unpause",
+    "health_status",
+    "oom",
+    "rename",
+    "connect",
+    "disconnect",
+    "remove",
+    "tag",
+    "untag",
+    "delete",
+    "pull",
+    "import",
+    "load",
+];
+const TYPES: &[&str] = &["container", "network", "volume", "image"];
+
+pub(super) struct Watcher<'a> {
+    pub(super) link: &'a Link,
+    pub(super) memory: &'a Mutex<Memory>,
+    /// `project@node`.
+    pub(super) mark: &'a str,
+    pub(super) wake: Wake,
+}
+
+impl Watcher<'_> {
+    pub(super) async fn run(&self) {
+        let mut pause = FIRST_PAUSE;
+        let mut lost = false;
+        loop {
+            let began = tokio::time::Instant::now();
+            let result = self.follow(&mut lost).await;
+            self.memory().stream(false);
+            if let Err(fault) = result
+                && !lost
+            {
+                lost = true;
+                tracing::warn!(host = %self.link.host(), %fault, "lost the engine's events; trying again until it is back");
+                // The engine may be gone: the next look tells.
+                (self.wake)(WakeSource::DockerEvent, Timestamp::now());
+            }
+            // A stream that ends as soon as it is opened must not make us spin.
+            if began.elapsed() >= SETTLED {
+                pause = FIRST_PAUSE;
+            }
+            // Jitter: several daemons must not all come at once when an engine returns.
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One stream, until it ends or is silent for too long. `lost`: the loss was logged, so the return will be.
+    async fn follow(&self, lost: &mut bool) -> Result<(), Fault> {
+        // The engine may have come back as another version.
+        self.link.forget();
+        self.link.get(PING_LIMIT, "/_ping").await?;
+        let connection = self.link.connection().await?;
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let filters = HashMap::from([("event".to_owned(), words(EVENTS)), ("type".to_owned(), words(TYPES))]);
+        let since = Timestamp::now() - REPLAY;
+        let options = EventsOptions {
+            since: Some(format!("{}.{:09}", since.as_second(), since.subsec_nanosecond())),
+            until: None,
+            filters: Some(filters),
+        };
+        let mut events = std::pin::pin!(connection.client.events(Some(options)));
+        self.memory().stream(true);
+        if std::mem::take(lost) {
+            tracing::info!(host = %self.link.host(), "the engine's events are back");
+        }
+        (self.wake)(WakeSource::DockerEvent, Timestamp::now());
+        loop {
+            match tokio::time::timeout(SILENCE, events.next()).await {
+                Err(_silent) => return Ok(()),
+                Ok(Some(Ok(event))) => self.take(&event),
+                Ok(Some(Err(error))) => return Err(Fault::from(error)),
+                Ok(None) => return Err(Fault::Broken("the engine closed the stream".to_owned())),
+            }
+        }
+    }
+
+    fn take(&self, event: &EventMessage) {
+        if !self.concerns_us(event) {
+            return;
+        }
+        let at = event.time_nano.and_then(|nanos| Timestamp::from_nanosecond(nanos.into()).ok());
+        (self.wake)(WakeSource::DockerEvent, at.unwrap_or_else(Timestamp::now));
+    }
+
+    fn concerns_us(&self, event: &EventMessage) -> bool {
+        let actor = event.actor.as_ref();
+        let id = actor.and_then(|actor| actor.id.as_deref()).unwrap_or_default();
+        let attribute = |key: &str| actor.and_then(|actor| actor.attributes.as_ref()?.get(key));
+        let action = event.action.as_deref().unwrap_or_default();
+        match event.typ {
+            Some(EventMessageTypeEnum::CONTAINER) => {
+                let ours = attribute(labels::OWNER).is_some_and(|owner| owner == self.mark);
+                if ours {
+                    self.memory().spoil(id);
+                }
+                // A stranger's name, host ports and addresses come and go with these.
+                ours || matches!(action, "start" | "die" | "destroy" | "rename")
+            }
+            Some(EventMessageTypeEnum::NETWORK) => match attribute("container") {
+                // A stranger that joins or leaves: its start and end say so as well.
+                Some(container) if !self.memory().may_be_ours(container) => false,
+                Some(container) => {
+                    self.memory().spoil(container);
+                    true
+                }
+                None => true,
+            },
+            // An image or a volume that the spec names may have come or gone, or a tag may have moved.
+            Some(EventMessageTypeEnum::IMAGE | EventMessageTypeEnum::VOLUME) => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Passes until the world is as the spec says, with visible progress: the heart of `apply` and `destroy`.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Progress;
+use super::signals::Signals;
+use crate::controller::backoff::Backoff;
+use crate::engine::{Engine, Orders};
+use crate::pass::{Applied, Pass};
+use crate::plan::display;
+use crate::plan::{Plan, Waiting};
+use crate::spec::Spec;
+use crate::world::ActionError;
+
+/// Between two passes that had nothing to do. What is waited for (a HEALTHCHECK, a check, a drain) takes longer.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long errors that nothing but a person can mend are shown without any progress before the command ends.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+
+/// How the passes ended.
+pub enum Ended {
+    Converged,
+    /// Why not, complete.
+    Failed(String),
+}
+
+/// Makes passes until converged, until `timeout`, or until nothing but a person can help.
+pub async fn converge(
+    engine: &Engine,
+    spec: &Spec,
+    orders: Orders,
+    timeout: Duration,
+    allowed: impl Fn(&Plan) -> Result<(), String>,
+    done: impl Fn(&Pass) -> bool,
+) -> anyhow::Result<Ended> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let progress = Mutex::new(Progress::stderr());
+    let mut backoff = Backoff::default();
+    let started = Instant::now();
+    let mut last_progress = Instant::now();
+    let mut permanent: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        let mut refused = None;
+        let report = |applied: &Applied| report(&progress, applied);
+        let select = |plan: &mut Plan| {
+            if let Err(reason) = allowed(plan) {
+                plan.steps.clear();
+                refused = Some(reason);
+            }
+        };
+        let pass = engine.pass(spec, orders, &mut backoff, &stop, select, &report);
+        let pass = tokio::select! {
+            pass = pass => pass,
+            _ = signals.next() => return Ok(Ended::Failed("interrupted; what was begun is left as it is, and `reeve apply` goes on from there".to_owned())),
+        };
+        if let Some(reason) = refused {
+            return Ok(Ended::Failed(reason));
+        }
+        if done(&pass) {
+            return Ok(Ended::Converged);
+        }
+        for applied in &pass.applied {
+            match &applied.result {
+                Ok(()) => {
+                    last_progress = Instant::now();
+                    permanent.remove(&applied.object.to_string());
+                }
+                Err(ActionError::Permanent(error)) => {
+                    permanent.insert(applied.object.to_string(), error.clone());
+                }
+                Err(ActionError::Conflict(_) | ActionError::Transient(_)) => {}
+            }
+        }
+        let held: Vec<&Waiting> = pass.plan.waiting.iter().filter(|waiting| waiting.kind == "removal_held").collect();
+        if let (Some(waiting), true) = (held.first(), pass.plan.steps.is_empty()) {
+            return Ok(Ended::Failed(waiting.reason.clone()));
+        }
+        if !permanent.is_empty() && last_progress.elapsed() > GIVE_UP_AFTER {
+            let list: Vec<String> = permanent.iter().map(|(object, error)| format!("{object}: {error}")).collect();
+            return Ok(Ended::Failed(list.join("\n")));
+        }
+        if started.elapsed() > timeout {
+            return Ok(Ended::Failed(format!(
+                "not converged after {} s; what is still open:\n{}",
+                timeout.as_secs(),
+                open_ends(&pass)
+            )));
+        }
+        let progressed = pass.applied.iter().any(|applied| applied.result.is_ok());
+        if !progressed {
+            show_waiting(&progress, &pass);
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                _ = signals.next() => return Ok(Ended::Failed("interrupted".to_owned())),
+            }
+        }
+    }
+}
+
+fn report(progress: &Mutex<Progress>, applied: &Applied) {
+    let Ok(mut progress) = progress.lock() else { return };
+    let kind = applied.kind.replace('_', " ");
+    match &applied.result {
+        Ok(()) => progress.done(&format!("  {}: {kind} ({} ms)", applied.object, applied.took.as_millis())),
+        Err(ActionError::Conflict(_)) => {}
+        Err(ActionError::Transient(error)) => {
+            progress.done(&format!("  {}: {kind} failed, tried again: {error}", applied.object));
+        }
+        Err(ActionError::Permanent(error)) => {
+            progress.done(&format!("  {}: {kind} failed: {error}", applied.object));
+        }
+    }
+}
+
+fn show_waiting(progress: &Mutex<Progress>, pass: &Pass) {
+    let Ok(mut progress) = progress.lock() else { return };
+    if let Some(waiting) = pass.plan.waiting.iter().find(|waiting| waiting.blocks()) {
+        progress.now(&format!("  waits: {}: {}", waiting.object, waiting.reason));
+    }
+}
+
+fn open_ends(pass: &Pass) -> String {
+    let mut lines: Vec<String> =
+        pass.plan.waiting.iter().filter(|w| w.blocks()).map(|w| format!("  {}: {}", w.object, w.reason)).collect();
+    lines.extend(pass.held.iter().map(|(object, error, _)| format!("  {object}: {error}")));
+    lines.extend(pass.plan.steps.iter().map(|step| format!("  {}: {}", step.object, display::verb(&step.action))));
+    lines.join("\n")
+}

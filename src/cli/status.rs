@@ -1,0 +1,236 @@
+//! `reeve status`: of a running daemon when there is one, else by an observation of its own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+
+use super::signals::Signals;
+use super::{Context, Exit, Output, project, runtime};
+use crate::engine::Orders;
+use crate::http::Report;
+use crate::plan::Removals;
+use crate::settings::Settings;
+
+/// A daemon on this machine answers at once or not at all.
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(3);
+
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  reeve status                  Show services, upstreams, and Consul's members.
+  reeve status --watch          The same, until Ctrl-C.
+  reeve status -o json | jq '.services[] | select(.healthy != .desired)'
+
+With a daemon this shows its last pass, else it looks by itself. It never writes.")]
+pub struct StatusArguments {
+    /// Print a table for people or JSON for programs.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: StatusFormat,
+
+    /// Go on showing it; as JSON: one line for each change.
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    Table,
+    Json,
+}
+
+/// # Errors
+/// When there is no daemon and the spec is invalid.
+pub fn run(context: &mut Context, arguments: &StatusArguments) -> anyhow::Result<Exit> {
+    let runtime = runtime().context("the runtime cannot start")?;
+    runtime.block_on(async {
+        if !arguments.watch {
+            let report = current(context).await?;
+            print(&mut context.output, arguments.output, &report)?;
+            return Ok(Exit::Success);
+        }
+        // Ctrl-C, and the terminal's end.
+        let mut signals = Signals::listen().context("signals cannot be listened to")?;
+        let mut shown = None;
+        while !context.output.is_closed() {
+            let report = tokio::select! {
+                report = current(context) => report?,
+                _ = signals.next() => break,
+            };
+            redraw(&mut context.output, arguments.output, &report, &mut shown)?;
+            tokio::select! {
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+                _ = signals.next() => break,
+            }
+        }
+        Ok(Exit::Success)
+    })
+}
+
+async fn current(context: &Context) -> anyhow::Result<Report> {
+    if let Some(report) = from_daemon(&context.settings, context.global.project.as_deref()).await? {
+        return Ok(report);
+    }
+    observed(context).await
+}
+
+/// By an observation of our own, without a daemon.
+async fn observed(context: &Context) -> anyhow::Result<Report> {
+    let source = project::open(context)?;
+    let engine = project::engine(context, &source.spec().project)?;
+    let (observed, plan, at) =
+        engine.look(source.spec(), Orders { removals: Removals::Held, teardown: None, dry: false }).await;
+    let status = crate::status::Status::of(source.spec(), &observed, &plan, &[]);
+    Ok(Report { at, node: engine.owner.node.clone(), observe_only: false, status })
+}
+
+fn print(output: &mut Output, format: StatusFormat, report: &Report) -> anyhow::Result<()> {
+    match format {
+        StatusFormat::Table => output.text(text(report, output))?,
+        StatusFormat::Json => output.json(report)?,
+    }
+    Ok(())
+}
+
+/// On a terminal the table takes the place of the one before; elsewhere only a change is printed.
+fn redraw(
+    output: &mut Output,
+    format: StatusFormat,
+    report: &Report,
+    shown: &mut Option<crate::status::Status>,
+) -> anyhow::Result<()> {
+    match format {
+        StatusFormat::Table if output.is_terminal() => {
+            // Home, the lines one by one to their ends, and what is left below: no flicker.
+            let text = text(report, output).replace('\n', "\u{1b}[K\n");
+            output.text(format_args!("\u{1b}[H{text}\u{1b}[J"))?;
+        }
+        StatusFormat::Table | StatusFormat::Json if shown.as_ref() == Some(&report.status) => {}
+        StatusFormat::Table => {
+            if shown.is_some() {
+                output.text("\n")?;
+            }
+            print(output, format, report)?;
+        }
+        StatusFormat::Json => output.json_line(report)?,
+    }
+    *shown = Some(report.status.clone());
+    Ok(())
+}
+
+fn text(report: &Report, output: &Output) -> String {
+    let style = output.style();
+    let table = report.status.table(Timestamp::now(), output.width(), style);
+    if report.observe_only {
+        return format!("{}\n\n{table}", style.warning("The daemon only observes, it changes nothing."));
+    }
+    table
+}
+
+/// The last pass of a daemon that listens where the settings say and is the one that is asked for; none: nothing listens
+/// there, or it is another project's or node's.
+///
+/// # Errors
+/// When something listens that is no reeve, or the daemon has not finished its first pass.
+pub async fn from_daemon(settings: &Settings, project: Option<&str>) -> anyhow::Result<Option<Report>> {
+    let Some(listen) = settings.http.listen else { return Ok(None) };
+    let address = reachable(listen);
+    // Without certificates: `build` would else fail where the system has none, and this is plain HTTP.
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .timeout(DAEMON_TIMEOUT)
+        .build()
+        .context("the HTTP client cannot be made")?;
+    let answer = match client.get(format!("http://{address}/v1/status")).send().await {
+        Ok(answer) => answer,
+        Err(error) if error.is_connect() => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("http.listen: what listens on {address} does not answer"));
+        }
+    };
+    let code = answer.status();
+    let body = answer.text().await.with_context(|| format!("http.listen: the answer of {address} broke off"))?;
+    if code == reqwest::StatusCode::SERVICE_UNAVAILABLE {
+        // It has just started; the same world can be seen without it.
+        return Ok(None);
+    }
+    let report: Report = serde_json::from_str(&body).map_err(|error| {
+        anyhow::anyhow!(
+            "http.listen: what answers on {address} is not a reeve of this version (status {code}: {error}); set http.listen as the daemon has it"
+        )
+    })?;
+    let same = report.node == settings.node && project.is_none_or(|project| project == report.status.project);
+    Ok(same.then_some(report))
+}
+
+/// An address that can be connected to: a daemon that listens everywhere listens on loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let address = match listen.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(address) if address.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        address => address,
+    };
+    SocketAddr::new(address, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::http::{Server, Shared};
+    use crate::metrics::Metrics;
+    use crate::plan::Plan;
+    use crate::status::{Status, tests as world};
+
+    fn report() -> Report {
+        let status = Status::of(&world::spec(), &world::observed(), &world::plan(), &[]);
+        Report { at: world::at(0), node: "edge-1".to_owned(), observe_only: false, status }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_is_asked_and_another_projects_daemon_is_not_believed() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
+        let mut settings = Settings::defaults("edge-1");
+        settings.http.listen = Some(server.address());
+        let shared = Shared::new(Arc::new(Metrics::new().expect("valid metrics")), Duration::from_secs(30));
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(server.run(Arc::clone(&shared), stop.clone()));
+
+        assert_eq!(from_daemon(&settings, None).await.expect("no error"), None, "before the first pass");
+        shared.publish(&report(), &serde_json::Value::Null).expect("serialisable");
+        assert_eq!(from_daemon(&settings, None).await.expect("no error"), Some(report()));
+        assert_eq!(from_daemon(&settings, Some("other")).await.expect("no error"), None);
+        settings.node = "edge-2".to_owned();
+        assert_eq!(from_daemon(&settings, Some("shop")).await.expect("no error"), None);
+
+        stop.cancel();
+        task.await.expect("no panic");
+        settings.node = "edge-1".to_owned();
+        assert_eq!(from_daemon(&settings, None).await.expect("no error"), None, "nothing listens any more");
+    }
+
+    #[test]
+    fn while_it_is_watched_elsewhere_than_on_a_terminal_only_a_change_is_printed() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let mut output = Output::plain(file.reopen().expect("the same file"));
+        let mut shown = None;
+        let mut report = report();
+        for _ in 0..3 {
+            redraw(&mut output, StatusFormat::Json, &report, &mut shown).expect("printed");
+            report.at = world::at(1);
+        }
+        report.status = Status::of(&world::spec(), &world::observed(), &Plan::default(), &[]);
+        redraw(&mut output, StatusFormat::Json, &report, &mut shown).expect("printed");
+        let text = std::fs::read_to_string(file.path()).expect("readable");
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+}

@@ -1,0 +1,352 @@
+//! The loop of the daemon: wait for a trigger, make a pass, publish what it saw.
+//!
+//! It holds nothing that must survive: backoff, the last report and the memory of having converged only serve speed,
+//! logs and metrics.
+
+pub mod backoff;
+pub mod source;
+pub mod trigger;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::engine::{Engine, Orders};
+use crate::http::{Report, Shared};
+use crate::metrics::Metrics;
+use crate::observed::{Interest, Observed};
+use crate::pass::{Applied, Pass};
+use crate::plan::action::{Action, ConsulAction, DockerAction, System};
+use crate::plan::preview::Preview;
+use crate::plan::{Plan, Removals, display};
+use crate::status::Status;
+use crate::world::{ActionError, WakeSource};
+use backoff::Backoff;
+use source::{SpecChange, SpecSource};
+use trigger::Trigger;
+
+/// What waits for something that sends no event (a probe, a port, a backend that is away) is looked at again after this.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// …and then ever more seldom, up to this.
+const SELDOM_LOOK: Duration = Duration::from_secs(10);
+/// How long the actions under way may take to end after SIGTERM. They are idempotent: cutting one off is a crash, which
+/// everything is built to survive.
+const STOP_GRACE: Duration = Duration::from_millis(1500);
+
+/// The daemon of one project, ready to run.
+pub struct Controller {
+    pub engine: Arc<Engine>,
+    pub source: SpecSource,
+    pub metrics: Arc<Metrics>,
+    pub shared: Arc<Shared>,
+    pub trigger: Trigger,
+    /// Plans and exports drift, and writes nothing.
+    pub observe_only: bool,
+}
+
+impl Controller {
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (interest_sender, interest) = watch::channel(Interest::of(self.source.spec(), &self.engine.owner));
+        let metrics = self.metrics.clone();
+        let wake = self.trigger.handle(Arc::new(move |source| metrics.observe_event(source)));
+        let engine = self.engine.clone();
+        let watching = engine.world().watch(interest, wake.clone());
+        let files = self.source.watch(wake);
+        let looping = self.passes(interest_sender, &stop);
+        tokio::select! {
+            () = looping => {}
+            // A watcher never ends by itself; if it did, the timer alone would drive the loop.
+            () = watching => error!("the watchers ended; ending, so that a supervisor starts the daemon anew"),
+            () = files => error!("the watcher of the spec's files ended; ending, so that a supervisor starts the daemon anew"),
+        }
+    }
+
+    async fn passes(&mut self, interest: watch::Sender<Interest>, stop: &CancellationToken) {
+        let settings = self.engine.settings.loop_.clone();
+        let mut state = LoopState::default();
+        self.metrics.spec(true, &self.source.spec().digest);
+        self.trigger.wake(WakeSource::Signal, Timestamp::now());
+        let now = Instant::now();
+        // The first pass is not part of a burst.
+        let mut last_pass = now.checked_sub(settings.quiet).unwrap_or(now);
+        loop {
+            let deadline = state.next_look(last_pass, settings.resync);
+            let woken = tokio::select! {
+                woken = self.trigger.wait(last_pass, settings.quiet, settings.max_wait, deadline) => woken,
+                () = stop.cancelled() => return,
+            };
+            for source in &woken.sources {
+                self.metrics.observe_wake(*source);
+            }
+            self.shared.heartbeat();
+            self.take_spec(&interest);
+            let changed_at = match (state.changed_at, woken.changed_at) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            state.changed_at = changed_at;
+            let pass = self.stoppable_pass(&mut state, stop).await;
+            let Some(pass) = pass else { return };
+            last_pass = Instant::now();
+            self.after_pass(&mut state, pass);
+        }
+    }
+
+    /// A pass that ends soon after `stop`; `None`: it was cut off.
+    async fn stoppable_pass(&mut self, state: &mut LoopState, stop: &CancellationToken) -> Option<Pass> {
+        let engine = self.engine.clone();
+        let spec = self.source.spec().clone();
+        let orders = Orders { removals: Removals::Held, teardown: None, dry: self.observe_only };
+        let settled = state.settled.clone();
+        let shared = self.shared.clone();
+        let report = move |applied: &Applied| {
+            shared.heartbeat();
+            log_applied(applied);
+        };
+        let select = |plan: &mut Plan| {
+            if let Some(settled) = settled.as_ref().filter(|settled| settled.digest == spec.digest) {
+                settled.mark_drift(plan);
+            } else {
+                plan.steps.iter_mut().for_each(|step| step.drift = false);
+            }
+        };
+        let pass = engine.pass(&spec, orders, &mut state.backoff, stop, select, &report);
+        tokio::pin!(pass);
+        let mut pass = tokio::select! {
+            pass = &mut pass => pass,
+            () = stop.cancelled() => tokio::time::timeout(STOP_GRACE, pass).await.ok()?,
+        };
+        pass.changed_at = state.changed_at;
+        Some(pass)
+    }
+
+    fn after_pass(&mut self, state: &mut LoopState, pass: Pass) {
+        let reloaded = pass
+            .applied
+            .iter()
+            .any(|applied| matches!(applied.kind, "reload" | "start_nginx") && applied.result.is_ok());
+        if reloaded && let Some(changed_at) = state.changed_at.take() {
+            let took = Timestamp::now().duration_since(changed_at);
+            self.metrics.observe_change_to_loaded(Duration::try_from(took).unwrap_or_default());
+        }
+        let status = Status::of(&pass.spec, &pass.observed, &pass.plan, &pass.held);
+        self.metrics.observe_pass(&pass, &status);
+        let converged = pass.plan.converged() && pass.held.is_empty();
+        if converged {
+            state.changed_at = None;
+            if !state.converged {
+                info!(project = pass.spec.project, "converged: everything is as the spec says");
+            }
+            state.settled = Some(Arc::new(Settled::of(&pass)));
+        }
+        state.converged = converged;
+        state.log_changes(&pass);
+        state.look_again(&pass);
+        self.publish(&pass, status);
+        let progressed = pass.applied.iter().any(|applied| match &applied.result {
+            Ok(()) | Err(ActionError::Conflict(_)) => true,
+            Err(ActionError::Transient(_) | ActionError::Permanent(_)) => false,
+        });
+        if progressed {
+            self.trigger.wake(WakeSource::OwnWrite, Timestamp::now());
+        }
+    }
+
+    fn publish(&self, pass: &Pass, status: Status) {
+        let report = Report {
+            at: pass.started_at,
+            node: self.engine.owner.node.clone(),
+            observe_only: self.observe_only,
+            status,
+        };
+        let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
+        // What is left after a pass that applied its wave is the next pass's to say; a quiet pass has no later waves.
+        let plan = if pass.plan.steps.is_empty() || self.observe_only {
+            let context = self.engine.context(orders);
+            display::json(&Preview::of(&pass.spec, &pass.observed, Timestamp::now(), &context))
+        } else {
+            display::wave_json(&pass.plan)
+        };
+        if let Err(error) = self.shared.publish(&report, &plan) {
+            error!(%error, "the status cannot be published");
+        }
+    }
+
+    /// Takes a changed spec when its files have been quiet, keeps the last good one when they are invalid.
+    fn take_spec(&mut self, interest: &watch::Sender<Interest>) {
+        match self.source.poll() {
+            SpecChange::None => {}
+            // An invalid one may have been taken back.
+            SpecChange::Same => self.metrics.spec(true, &self.source.spec().digest),
+            SpecChange::Changed => {
+                let spec = self.source.spec();
+                info!(project = spec.project, digest = &spec.digest[..spec.digest.len().min(12)], "the spec changed");
+                self.metrics.spec(true, &spec.digest);
+                interest.send_replace(Interest::of(spec, &self.engine.owner));
+            }
+            SpecChange::Invalid(message) => {
+                error!("the changed spec is invalid; the last good one stays in force\n{message}");
+                self.metrics.spec(false, &self.source.spec().digest);
+            }
+        }
+        for warning in self.source.take_warnings() {
+            warn!("{warning}");
+        }
+    }
+}
+
+/// What the loop remembers between passes.
+#[derive(Default)]
+struct LoopState {
+    backoff: Backoff,
+    converged: bool,
+    /// What was there when the present spec was last converged on; what differs from it without a change of the spec is
+    /// drift.
+    settled: Option<Arc<Settled>>,
+    /// Time of the oldest change that is not loaded yet.
+    changed_at: Option<Timestamp>,
+    /// What was waiting in the last pass, to log only what is new.
+    waiting: BTreeSet<(String, String)>,
+    /// Backends that could not be read in the last pass, with the reason.
+    unknown: BTreeMap<&'static str, String>,
+    /// When to look again by time alone.
+    next: Option<Instant>,
+    /// How long the present wait has been looked at.
+    pause: Option<Duration>,
+}
+
+impl LoopState {
+    fn next_look(&self, last_pass: Instant, resync: Duration) -> Instant {
+        let resync = last_pass + resync;
+        self.next.map_or(resync, |next| next.min(resync))
+    }
+
+    fn look_again(&mut self, pass: &Pass) {
+        let now = Timestamp::now();
+        let until = pass
+            .held
+            .iter()
+            .map(|(_, _, next)| *next)
+            .chain(pass.plan.waiting.iter().filter_map(|waiting| waiting.until))
+            .min()
+            .map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+        let open = pass.plan.waiting.iter().any(|waiting| waiting.blocks() && waiting.until.is_none());
+        let moved = !pass.applied.is_empty();
+        self.pause = match (open, self.pause) {
+            (false, _) => None,
+            (true, Some(pause)) if !moved => Some(pause.mul_f64(1.5).min(SELDOM_LOOK)),
+            (true, _) => Some(FIRST_LOOK),
+        };
+        let pause = match (self.pause, until) {
+            (Some(pause), Some(until)) => Some(pause.min(until)),
+            (pause, until) => pause.or(until),
+        };
+        self.next = pause.map(|pause| Instant::now() + pause);
+    }
+
+    /// One line for what is new, nothing for what is as before.
+    fn log_changes(&mut self, pass: &Pass) {
+        let unknown = unknown_views(&pass.observed);
+        for (backend, reason) in &unknown {
+            if !self.unknown.contains_key(backend) {
+                warn!(backend, "cannot be read: {reason}; nothing that depends on it is changed");
+            }
+        }
+        for backend in self.unknown.keys().filter(|backend| !unknown.contains_key(*backend)) {
+            info!(backend, "can be read again");
+        }
+        self.unknown = unknown;
+        let waiting: BTreeSet<(String, String)> =
+            pass.plan.waiting.iter().map(|waiting| (waiting.object.to_string(), waiting.reason.clone())).collect();
+        for (object, reason) in waiting.difference(&self.waiting) {
+            info!("{object}: waits: {reason}");
+        }
+        self.waiting = waiting;
+    }
+}
+
+fn unknown_views(observed: &Observed) -> BTreeMap<&'static str, String> {
+    [
+        (System::Docker, observed.docker.reason()),
+        (System::Consul, observed.consul.reason()),
+        (System::Nginx, observed.nginx.reason()),
+        (System::Directory, observed.directory.reason()),
+    ]
+    .into_iter()
+    .filter_map(|(system, reason)| Some((system.name(), reason?.to_owned())))
+    .collect()
+}
+
+/// The world as it was when everything was as the spec says.
+struct Settled {
+    digest: String,
+    /// Ids.
+    containers: BTreeSet<String>,
+}
+
+impl Settled {
+    fn of(pass: &Pass) -> Self {
+        let docker = pass.observed.docker.known();
+        let containers = docker.into_iter().flat_map(|docker| docker.containers.keys().cloned()).collect();
+        Self { digest: pass.spec.digest.clone(), containers }
+    }
+
+    /// A step that puts right what somebody changed, or what broke, is drift. What only follows from it (the registration
+    /// of a replica that was made anew, an endpoint more) is not, nor what follows from a container's health.
+    fn mark_drift(&self, plan: &mut Plan) {
+        let mut created: BTreeSet<String> = BTreeSet::new();
+        for step in &mut plan.steps {
+            step.drift = match &step.action {
+                Action::Docker(action) => match action {
+                    DockerAction::CreateContainer(new) => {
+                        created.insert(new.name.clone());
+                        true
+                    }
+                    DockerAction::StartContainer { name, .. } => !created.contains(name),
+                    DockerAction::UnpauseContainer { .. }
+                    | DockerAction::ConnectNetwork { .. }
+                    | DockerAction::DisconnectNetwork { .. }
+                    | DockerAction::CreateNetwork(_)
+                    | DockerAction::CreateVolume(_)
+                    | DockerAction::RemoveNetwork { .. }
+                    | DockerAction::RemoveVolume { .. } => true,
+                    DockerAction::PullImage { .. }
+                    | DockerAction::StopContainer { .. }
+                    | DockerAction::RemoveContainer { .. } => false,
+                },
+                Action::Consul(action) => match action {
+                    ConsulAction::Register(new) => self.containers.contains(&new.container),
+                    ConsulAction::LiftDrain { .. } | ConsulAction::RemoveCheck { .. } => true,
+                    ConsulAction::Drain { .. }
+                    | ConsulAction::StartDrainClock { .. }
+                    | ConsulAction::Deregister { .. }
+                    | ConsulAction::SetHealth { .. } => false,
+                },
+                Action::Nginx(_) => step.drift,
+                Action::Directory(_) => false,
+            };
+        }
+    }
+}
+
+pub(crate) fn log_applied(applied: &Applied) {
+    let object = applied.object.to_string();
+    let kind = applied.kind.replace('_', " ");
+    let took_ms = u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX);
+    match &applied.result {
+        Ok(()) => info!(action = applied.kind, drift = applied.drift, took_ms, "{object}: {kind}: {}", applied.cause),
+        Err(ActionError::Conflict(error)) => {
+            info!(action = applied.kind, "{object}: {kind}: the world moved on: {error}")
+        }
+        Err(ActionError::Transient(error)) => {
+            warn!(action = applied.kind, "{object}: {kind} failed, and is tried again: {error}")
+        }
+        Err(ActionError::Permanent(error)) => error!(action = applied.kind, "{object}: {kind} failed: {error}"),
+    }
+}

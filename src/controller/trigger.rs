@@ -1,0 +1,159 @@
+//! What wakes the loop: one dirty bit, and when the change happened.
+//!
+//! The first wake-up fires at once; those that follow closely are coalesced until it has been quiet for a while, but never
+//! for longer than a maximum: without it a stream of events would keep the loop asleep for ever.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use crate::world::{Wake, WakeSource};
+
+#[derive(Debug, Default)]
+struct State {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    changed_at: Option<Timestamp>,
+    sources: BTreeSet<WakeSource>,
+}
+
+/// Shared by everything that wakes, and the one loop that waits.
+#[derive(Clone, Default)]
+pub struct Trigger {
+    state: Arc<Mutex<State>>,
+    notify: Arc<Notify>,
+}
+
+/// What woke the loop.
+#[derive(Debug, Clone, Default)]
+pub struct Woken {
+    pub sources: BTreeSet<WakeSource>,
+    /// The oldest change's own time.
+    pub changed_at: Option<Timestamp>,
+}
+
+impl Trigger {
+    pub fn wake(&self, source: WakeSource, changed_at: Timestamp) {
+        let now = Instant::now();
+        {
+            let mut state = self.lock();
+            state.first.get_or_insert(now);
+            state.last = Some(now);
+            state.sources.insert(source);
+            // Own writes and the timer are no changes of the world.
+            if !matches!(source, WakeSource::OwnWrite | WakeSource::Timer) {
+                state.changed_at = Some(state.changed_at.map_or(changed_at, |oldest| oldest.min(changed_at)));
+            }
+        }
+        self.notify.notify_one();
+    }
+
+    /// `report` hears of every wake-up, for metrics.
+    pub fn handle(&self, report: Arc<dyn Fn(WakeSource) + Send + Sync>) -> Wake {
+        let trigger = self.clone();
+        Arc::new(move |source, changed_at| {
+            report(source);
+            trigger.wake(source, changed_at);
+        })
+    }
+
+    /// Returns when a pass is due: a wake-up (at once when none came within `quiet` before it), or `deadline`.
+    /// Cancel-safe: a wake-up that was not taken stays.
+    pub async fn wait(&self, last_pass: Instant, quiet: Duration, max_wait: Duration, deadline: Instant) -> Woken {
+        loop {
+            let due = {
+                let state = self.lock();
+                match (state.first, state.last) {
+                    (Some(first), Some(last)) => {
+                        let leading = first.duration_since(last_pass.min(first)) >= quiet && first == last;
+                        Some(if leading { first } else { (last + quiet).min(first + max_wait) })
+                    }
+                    (None, _) | (_, None) => None,
+                }
+            };
+            let now = Instant::now();
+            let until = due.unwrap_or(deadline).min(deadline);
+            if until <= now {
+                return self.take(due.is_none());
+            }
+            tokio::select! {
+                // Cancel-safe: `notified` keeps a permit that was not taken.
+                () = self.notify.notified() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+    }
+
+    fn take(&self, by_timer: bool) -> Woken {
+        let mut state = self.lock();
+        let taken = std::mem::take(&mut *state);
+        let mut sources = taken.sources;
+        if by_timer {
+            sources.insert(WakeSource::Timer);
+        }
+        Woken { sources, changed_at: taken.changed_at }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // The state is a few plain fields, whole after every statement: a panic elsewhere cannot have torn it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Duration = Duration::from_millis(50);
+    const MAX_WAIT: Duration = Duration::from_secs(1);
+
+    fn far() -> Instant {
+        Instant::now() + Duration::from_secs(3600)
+    }
+
+    #[tokio::test]
+    async fn the_first_wake_up_fires_at_once() {
+        let trigger = Trigger::default();
+        let last_pass = Instant::now().checked_sub(Duration::from_secs(1)).expect("the machine runs for a second");
+        trigger.wake(WakeSource::DockerEvent, Timestamp::UNIX_EPOCH);
+        // A minute of quiet time would be waited for if the first one were coalesced.
+        let waited = trigger.wait(last_pass, Duration::from_millis(900), Duration::from_secs(60), far());
+        let woken = tokio::time::timeout(Duration::from_millis(500), waited).await.expect("it fires at once");
+        assert_eq!(woken.changed_at, Some(Timestamp::UNIX_EPOCH));
+        assert_eq!(woken.sources, BTreeSet::from([WakeSource::DockerEvent]));
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_one_wake_up_and_keeps_the_oldest_time() {
+        let trigger = Trigger::default();
+        let later = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(5);
+        for at in [later, Timestamp::UNIX_EPOCH, later] {
+            trigger.wake(WakeSource::ConsulChange, at);
+        }
+        let woken = trigger.wait(Instant::now(), QUIET, MAX_WAIT, far()).await;
+        assert_eq!(woken.changed_at, Some(Timestamp::UNIX_EPOCH));
+        let soon = Instant::now() + QUIET;
+        let nothing = trigger.wait(Instant::now(), QUIET, MAX_WAIT, soon).await;
+        assert_eq!(nothing.sources, BTreeSet::from([WakeSource::Timer]));
+        assert_eq!(nothing.changed_at, None);
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_events_is_not_waited_for_beyond_the_maximum() {
+        let trigger = Trigger::default();
+        let source = trigger.clone();
+        let stream = tokio::spawn(async move {
+            loop {
+                source.wake(WakeSource::DockerEvent, Timestamp::UNIX_EPOCH);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let waited = trigger.wait(Instant::now(), Duration::from_secs(30), Duration::from_millis(100), far());
+        let woken = tokio::time::timeout(Duration::from_secs(20), waited).await;
+        stream.abort();
+        assert!(woken.is_ok(), "the maximum ends the wait although it never gets quiet");
+    }
+}

@@ -1,0 +1,145 @@
+//! The engine: settings, live world and renderer of one project, from which commands and the daemon make passes.
+//!
+//! It wires; it decides nothing.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::apply;
+use crate::controller::backoff::Backoff;
+use crate::live::{Live, generations_folder};
+use crate::observed::{Interest, Observed};
+use crate::pass::{Applied, Pass};
+use crate::plan::{self, Context, NginxContext, Plan, Removals, Teardown};
+use crate::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
+use crate::settings::{NginxMode, Settings};
+use crate::spec::{Owner, Spec};
+use crate::world::Observe;
+
+pub struct Engine {
+    pub settings: Settings,
+    pub owner: Owner,
+    renderer: Renderer,
+    generations: PathBuf,
+    world: Live,
+}
+
+/// What a pass is told beside the spec.
+#[derive(Debug, Clone, Copy)]
+pub struct Orders {
+    pub removals: Removals,
+    pub teardown: Option<Teardown>,
+    /// Observe and plan, and apply nothing.
+    pub dry: bool,
+}
+
+impl Engine {
+    /// # Errors
+    /// When the template cannot be read or compiled, or the settings of a backend are malformed. Nothing is contacted.
+    pub fn new(settings: Settings, project: &str) -> anyhow::Result<Self> {
+        let owner = Owner { project: project.to_owned(), node: settings.node.clone() };
+        let renderer = match &settings.nginx.template {
+            None => Renderer::new(BUILT_IN, BUILT_IN_NAME)?,
+            Some(path) => {
+                let source = std::fs::read_to_string(path)
+                    .map_err(|error| anyhow::anyhow!("nginx.template: {} cannot be read: {error}", path.display()))?;
+                Renderer::new(&source, &path.display().to_string())?
+            }
+        };
+        let world = Live::new(&settings, &owner)?;
+        let generations = generations_folder(&settings.directory);
+        Ok(Self { settings, owner, renderer, generations, world })
+    }
+
+    /// The world as something that can only be read: all that a dry run gets.
+    pub fn reader(&self) -> &impl Observe {
+        &self.world
+    }
+
+    pub fn world(&self) -> &Live {
+        &self.world
+    }
+
+    pub fn renderer(&self) -> &Renderer {
+        &self.renderer
+    }
+
+    pub fn generations(&self) -> &std::path::Path {
+        &self.generations
+    }
+
+    pub fn context(&self, orders: Orders) -> Context<'_> {
+        let nginx = (self.settings.nginx.mode == NginxMode::Host).then(|| NginxContext {
+            renderer: &self.renderer,
+            start: self.settings.nginx.start,
+            probe: self.settings.nginx.probe,
+            generations: &self.generations,
+        });
+        Context {
+            owner: self.owner.clone(),
+            advertise: self.settings.advertise.clone(),
+            nginx,
+            distrust_percent: self.settings.loop_.distrust_percent,
+            distrust_for: self.settings.loop_.distrust_for,
+            removals: orders.removals,
+            teardown: orders.teardown,
+        }
+    }
+
+    pub async fn observe(&self, spec: &Spec) -> Observed {
+        self.world.observe(&Interest::of(spec, &self.owner)).await
+    }
+
+    /// Observe and plan; nothing is written.
+    pub async fn look(&self, spec: &Spec, orders: Orders) -> (Observed, Plan, Timestamp) {
+        let observed = self.observe(spec).await;
+        let now = Timestamp::now();
+        let plan = plan::plan(spec, &observed, now, &self.context(orders));
+        (observed, plan, now)
+    }
+
+    /// One pass: observe, plan, hold what is in backoff, apply. `select` may take steps out of the plan (a saved plan does
+    /// nothing that it does not list), or mark them. With `orders.dry` nothing is applied.
+    pub async fn pass(
+        &self,
+        spec: &Spec,
+        orders: Orders,
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+        select: impl FnOnce(&mut Plan),
+        report: &(dyn Fn(&Applied) + Send + Sync),
+    ) -> Pass {
+        let started = Instant::now();
+        let started_at = Timestamp::now();
+        let (observed, mut plan, now) = self.look(spec, orders).await;
+        let held = backoff.filter(&mut plan, now);
+        select(&mut plan);
+        let applied = if orders.dry { Vec::new() } else { apply(&self.world, &plan.steps, stop, report).await };
+        let failed_at = Timestamp::now();
+        for entry in &applied {
+            match &entry.result {
+                Ok(()) => backoff.succeeded(&entry.object),
+                Err(error) => {
+                    let step =
+                        plan.steps.iter().find(|step| step.object == entry.object && step.action.kind() == entry.kind);
+                    if let Some(step) = step {
+                        backoff.failed(step, error, failed_at);
+                    }
+                }
+            }
+        }
+        Pass {
+            spec: spec.clone(),
+            observed,
+            plan,
+            held,
+            applied,
+            started_at,
+            took: started.elapsed(),
+            changed_at: None,
+        }
+    }
+}

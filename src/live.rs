@@ -1,0 +1,208 @@
+//! The live world: the three backends, reeve's folder and the host, behind the two traits of `world`.
+//!
+//! It puts views together and hands actions on. It decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+
+use crate::backend::consul::Consul;
+use crate::backend::directory::Directory;
+use crate::backend::docker::Docker;
+use crate::backend::nginx::Nginx;
+use crate::backend::{host, probe};
+use crate::observed::{self, ContainerState, Health, Interest, Observed, Probe, ProbeTarget, VIEW_TIMEOUT, View};
+use crate::plan::{Action, DirectoryAction};
+use crate::settings::{NginxMode, Settings};
+use crate::spec::Owner;
+use crate::world::{ActionError, Execute, Observe, ViewError, Wake};
+
+/// What was looked at: names the `since` of an Unknown view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Docker,
+    Consul,
+    Nginx,
+    Directory,
+}
+
+pub struct Live {
+    docker: Docker,
+    consul: Consul,
+    /// `None`: `nginx.mode: off`.
+    nginx: Option<Nginx>,
+    directory: Directory,
+    memory: Mutex<Memory>,
+}
+
+/// What only prolongs a wait when it is lost.
+#[derive(Default)]
+struct Memory {
+    unknown_since: BTreeMap<Part, Timestamp>,
+    /// Containers (and when they were started) whose probe passed: one probe for each start.
+    probed: BTreeSet<(String, Timestamp)>,
+}
+
+impl Live {
+    pub fn new(settings: &Settings, owner: &Owner) -> Result<Self, ViewError> {
+        let nginx = match settings.nginx.mode {
+            NginxMode::Host => Some(Nginx::new(&settings.nginx, settings.directory.clone(), owner.clone())),
+            NginxMode::Off => None,
+        };
+        Ok(Self {
+            docker: Docker::new(&settings.docker, owner.clone()),
+            consul: Consul::new(&settings.consul, owner.clone())?,
+            nginx,
+            directory: Directory::new(settings.directory.clone(), owner.clone()),
+            memory: Mutex::default(),
+        })
+    }
+
+    /// Everything that watches; never returns. Dropped, it ends.
+    pub async fn watch(&self, interest: tokio::sync::watch::Receiver<Interest>, wake: Wake) {
+        let nginx = async {
+            match &self.nginx {
+                Some(nginx) => nginx.watch(wake.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(
+            self.docker.watch(wake.clone()),
+            self.consul.watch(interest, wake.clone()),
+            nginx,
+            self.directory.watch(wake.clone())
+        );
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    pub fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    fn view<T>(&self, part: Part, result: Result<T, ViewError>) -> View<T> {
+        let mut memory = self.memory();
+        match result {
+            Ok(value) => {
+                memory.unknown_since.remove(&part);
+                View::Known(value)
+            }
+            Err(error) => {
+                let since = *memory.unknown_since.entry(part).or_insert_with(Timestamp::now);
+                View::Unknown { reason: error.0, since }
+            }
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Sets that are whole after every statement.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries the declared checks of containers without HEALTHCHECK, once for each start.
+    async fn probe(&self, docker: &mut observed::Docker, interest: &Interest) {
+        let mut due: Vec<(String, Timestamp, std::net::IpAddr, &[ProbeTarget])> = Vec::new();
+        {
+            let mut memory = self.memory();
+            let mut running = BTreeSet::new();
+            for container in docker.containers.values_mut() {
+                let (ContainerState::Running { started_at }, Health::None) = (&container.state, &container.health)
+                else {
+                    continue;
+                };
+                let key = (container.id.clone(), *started_at);
+                running.insert(key.clone());
+                if memory.probed.contains(&key) {
+                    container.probe = Some(Probe::Passing);
+                    continue;
+                }
+                let Some(targets) = interest.probes.get(&container.service) else { continue };
+                let own = container.networks.values().find_map(|endpoint| endpoint.address.or(endpoint.address6));
+                let on_host = container.network_mode == "host";
+                let Some(address) = own.or(on_host.then_some(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)))
+                else {
+                    continue;
+                };
+                due.push((key.0, key.1, address, targets));
+            }
+            memory.probed.retain(|key| running.contains(key));
+        }
+        let results = join_all(due.into_iter().map(|(id, started_at, address, targets)| async move {
+            let mut result = Probe::Passing;
+            for target in targets {
+                result = probe::probe(address, target).await;
+                if result != Probe::Passing {
+                    break;
+                }
+            }
+            (id, started_at, result)
+        }))
+        .await;
+        for (id, started_at, result) in results {
+            if result == Probe::Passing {
+                self.memory().probed.insert((id.clone(), started_at));
+            }
+            if let Some(container) = docker.containers.get_mut(&id) {
+                container.probe = Some(result);
+            }
+        }
+    }
+}
+
+/// A view with a time limit: a backend that hangs is Unknown, and holds nothing else up.
+async fn limited<T>(what: &str, view: impl Future<Output = Result<T, ViewError>>) -> Result<T, ViewError> {
+    match tokio::time::timeout(VIEW_TIMEOUT, view).await {
+        Ok(result) => result,
+        Err(_) => Err(ViewError(format!("{what} did not answer within {} s", VIEW_TIMEOUT.as_secs()))),
+    }
+}
+
+impl Observe for Live {
+    async fn observe(&self, interest: &Interest) -> Observed {
+        let docker = async {
+            let mut docker = limited("Docker", self.docker.view(interest)).await?;
+            self.probe(&mut docker, interest).await;
+            Ok(docker)
+        };
+        let nginx = async {
+            match &self.nginx {
+                Some(nginx) => limited("nginx", nginx.view(interest)).await,
+                None => Ok(observed::Nginx::off(Timestamp::now())),
+            }
+        };
+        let consul = limited("Consul", self.consul.view(interest));
+        let (docker, consul, nginx) = tokio::join!(docker, consul, nginx);
+        Observed {
+            docker: self.view(Part::Docker, docker),
+            consul: self.view(Part::Consul, consul),
+            nginx: self.view(Part::Nginx, nginx),
+            directory: self.view(Part::Directory, self.directory.view()),
+            host: host::view(),
+        }
+    }
+}
+
+impl Execute for Live {
+    async fn execute(&self, action: &Action) -> Result<(), ActionError> {
+        match action {
+            Action::Docker(action) => self.docker.execute(action).await,
+            Action::Consul(action) => self.consul.execute(action).await,
+            Action::Nginx(action) => match &self.nginx {
+                Some(nginx) => nginx.execute(action).await,
+                None => Err(ActionError::Conflict("nginx.mode is off".to_owned())),
+            },
+            Action::Directory(DirectoryAction::RemovePin { pin }) => self.directory.remove_pin(pin),
+        }
+    }
+}
+
+/// Where generations are, absolute: the text of a generation names its own files.
+pub fn generations_folder(directory: &Path) -> std::path::PathBuf {
+    std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned()).join("generations")
+}

@@ -1,0 +1,450 @@
+//! `Observed::after`: a pure model of what an action does to the world.
+//!
+//! It serves the preview of later waves in `plan`, and the tests' in-memory world; the tests on real servers check it. It
+//! knows nothing of what is wanted.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use jiff::Timestamp;
+
+use crate::observed::{
+    CheckSeen, CheckStatus, Consul, Container, ContainerState, Directory, Docker, Generation, GenerationId, Health,
+    ImageSeen, Instance, Loaded, Maintenance, NetworkEndpoint, NetworkSeen, Nginx, NginxProcess, Observed, Probe,
+    PublishedPort, Registration, VolumeSeen,
+};
+use crate::plan::action::{
+    Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration, NginxAction,
+};
+use crate::plan::canonical;
+use crate::spec::Owner;
+
+/// Addresses of this block (`0.0.0.0/8`, which no host can have) stand for those that Docker will choose.
+pub fn is_placeholder(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 && !v4.is_unspecified())
+}
+
+impl Observed {
+    /// The world after the action had its full effect. A view that is Unknown stays so.
+    pub fn after(&mut self, action: &Action, owner: &Owner, now: Timestamp) {
+        match action {
+            Action::Docker(action) => {
+                if let Some(docker) = self.docker.known_mut() {
+                    docker.after(action, now);
+                }
+            }
+            Action::Consul(action) => {
+                if let Some(consul) = self.consul.known_mut() {
+                    consul.after(action, owner, now);
+                }
+            }
+            Action::Nginx(action) => {
+                if let Some(nginx) = self.nginx.known_mut() {
+                    nginx.after(action, now);
+                }
+            }
+            Action::Directory(action) => {
+                if let Some(directory) = self.directory.known_mut() {
+                    directory.after(action);
+                }
+            }
+        }
+    }
+
+    /// What a preview assumes between two waves: containers become healthy, and checks run and pass.
+    pub fn assume_healthy(&mut self) {
+        if let Some(docker) = self.docker.known_mut() {
+            for container in docker.containers.values_mut().filter(|container| container.state.running()) {
+                match container.health {
+                    Health::None => container.probe = Some(Probe::Passing),
+                    Health::Starting => container.health = Health::Healthy,
+                    Health::Healthy | Health::Unhealthy(_) => {}
+                }
+            }
+        }
+        if let Some(consul) = self.consul.known_mut() {
+            for registration in consul.registrations.values_mut() {
+                for check in registration.checks.values_mut() {
+                    if check.output.is_empty() {
+                        check.output = "assumed to pass".to_owned();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Docker {
+    fn after(&mut self, action: &DockerAction, now: Timestamp) {
+        match action {
+            DockerAction::CreateNetwork(network) => {
+                let seen = NetworkSeen {
+                    id: format!("id-{}", network.name),
+                    name: network.name.clone(),
+                    ours: true,
+                    config: Some(canonical(network)),
+                    gateway: Some(IpAddr::V4(Ipv4Addr::new(0, 0, 255, 254))),
+                    attached: 0,
+                };
+                self.networks.entry(network.name.clone()).or_insert(seen);
+            }
+            DockerAction::RemoveNetwork { name, .. } => {
+                self.networks.remove(name);
+            }
+            DockerAction::CreateVolume(volume) => {
+                let seen = VolumeSeen { name: volume.name.clone(), ours: true, config: Some(canonical(volume)) };
+                self.volumes.entry(volume.name.clone()).or_insert(seen);
+            }
+            DockerAction::RemoveVolume { name } => {
+                self.volumes.remove(name);
+            }
+            DockerAction::PullImage { image, .. } => {
+                let seen = ImageSeen { id: format!("id-{image}"), healthcheck: false, exposed: Vec::new() };
+                self.images.entry(image.clone()).or_insert(seen);
+            }
+            DockerAction::CreateContainer(new) => {
+                if !self.containers.values().any(|container| container.name == new.name) {
+                    let container = self.created(new, now);
+                    self.containers.insert(container.id.clone(), container);
+                }
+            }
+            DockerAction::StartContainer { container, .. } => self.start(container, now),
+            DockerAction::UnpauseContainer { id, .. } => {
+                if let Some(container) = self.containers.get_mut(id)
+                    && let ContainerState::Paused { started_at } = container.state
+                {
+                    container.state = ContainerState::Running { started_at };
+                }
+            }
+            DockerAction::StopContainer { id, .. } => self.stop(id, now),
+            DockerAction::RemoveContainer { id, .. } => {
+                if self.containers.get(id).is_some_and(|container| !container.state.running()) {
+                    self.containers.remove(id);
+                }
+            }
+            DockerAction::ConnectNetwork { id, attachment, .. } => {
+                let address = self.free_address();
+                let network = self.networks.get(&attachment.network).cloned();
+                if let (Some(container), Some(network)) = (self.containers.get_mut(id), network) {
+                    let running = container.state.running();
+                    let endpoint = NetworkEndpoint {
+                        network_id: network.id,
+                        address: running.then_some(address),
+                        address6: None,
+                        gateway: network.gateway,
+                    };
+                    container.networks.insert(attachment.network.clone(), endpoint);
+                }
+            }
+            DockerAction::DisconnectNetwork { id, network, .. } => {
+                if let Some(container) = self.containers.get_mut(id) {
+                    container.networks.remove(network);
+                }
+            }
+        }
+    }
+
+    fn created(&self, new: &NewContainer, now: Timestamp) -> Container {
+        let image = self.images.get(&new.config.image);
+        let network_mode = match &new.network_mode {
+            None => new.config.networks.keys().next().cloned().unwrap_or_else(|| "default".to_owned()),
+            Some(crate::spec::container::NetworkMode::Host) => "host".to_owned(),
+            Some(crate::spec::container::NetworkMode::None) => "none".to_owned(),
+            Some(crate::spec::container::NetworkMode::Bridge) => "bridge".to_owned(),
+            Some(crate::spec::container::NetworkMode::Container(id)) => format!("container:{id}"),
+            Some(crate::spec::container::NetworkMode::Service(name)) => format!("container:{name}"),
+        };
+        let declared = new.config.healthcheck.as_ref().and_then(|check| check.test.as_ref());
+        let healthcheck = match declared {
+            Some(test) => test.first().is_some_and(|word| word != "NONE"),
+            None => image.is_some_and(|image| image.healthcheck),
+        };
+        Container {
+            id: new.name.clone(),
+            name: new.name.clone(),
+            service: new.service.clone(),
+            slot: new.slot,
+            hash: new.hash.clone(),
+            config: new.config.canonical(),
+            image_id: image.map(|image| image.id.clone()).unwrap_or_default(),
+            chosen_ports: new.host_ports.clone(),
+            registers: new.registers,
+            depends_on: new.depends_on.clone(),
+            state: ContainerState::Created,
+            health: if healthcheck { Health::Starting } else { Health::None },
+            networks: new.config.networks.keys().map(|name| (name.clone(), NetworkEndpoint::default())).collect(),
+            published: Vec::new(),
+            probe: None,
+            created_at: Some(now),
+            network_mode,
+        }
+    }
+
+    fn start(&mut self, reference: &str, now: Timestamp) {
+        let found = self.containers.values().find(|container| container.id == reference || container.name == reference);
+        let Some(id) = found.map(|container| container.id.clone()) else { return };
+        let addresses: Vec<(String, IpAddr)> = {
+            let names: Vec<String> = self.containers[&id].networks.keys().cloned().collect();
+            let mut next = self.free_address();
+            names
+                .into_iter()
+                .map(|name| {
+                    let address = next;
+                    next = following(next);
+                    (name, address)
+                })
+                .collect()
+        };
+        let networks = &mut self.networks;
+        let Some(container) = self.containers.get_mut(&id) else { return };
+        if container.state.running() {
+            return;
+        }
+        container.state = ContainerState::Running { started_at: now };
+        container.probe = None;
+        if container.health != Health::None {
+            container.health = Health::Starting;
+        }
+        for (name, address) in addresses {
+            let seen = networks.get_mut(&name);
+            let gateway = seen.as_ref().and_then(|seen| seen.gateway);
+            let network_id = seen.as_ref().map(|seen| seen.id.clone()).unwrap_or_default();
+            if let Some(seen) = seen {
+                seen.attached += 1;
+            }
+            let endpoint = NetworkEndpoint { network_id, address: Some(address), address6: None, gateway };
+            container.networks.insert(name, endpoint);
+        }
+        container.published = container
+            .chosen_ports
+            .iter()
+            .map(|port| PublishedPort {
+                target: port.target,
+                protocol: port.protocol,
+                host_ip: port.host_ip,
+                host: port.host,
+            })
+            .collect();
+    }
+
+    fn stop(&mut self, id: &str, now: Timestamp) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let started_at = match container.state {
+            ContainerState::Running { started_at } | ContainerState::Paused { started_at } => Some(started_at),
+            ContainerState::Restarting => None,
+            ContainerState::Created
+            | ContainerState::Exited { .. }
+            | ContainerState::Removing
+            | ContainerState::Dead => return,
+        };
+        container.state = ContainerState::Exited { code: 0, started_at, finished_at: Some(now) };
+        container.published.clear();
+        for (name, endpoint) in &mut container.networks {
+            *endpoint = NetworkEndpoint::default();
+            if let Some(seen) = self.networks.get_mut(name) {
+                seen.attached = seen.attached.saturating_sub(1);
+            }
+        }
+    }
+
+    fn free_address(&self) -> IpAddr {
+        let used = self.containers.values().flat_map(|c| c.networks.values()).filter_map(|endpoint| endpoint.address);
+        let highest = used.filter(|address| is_placeholder(*address)).max();
+        highest.map_or(IpAddr::V4(Ipv4Addr::new(0, 0, 0, 1)), following)
+    }
+}
+
+fn following(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4) + 1)),
+        IpAddr::V6(_) => address,
+    }
+}
+
+impl Consul {
+    fn after(&mut self, action: &ConsulAction, owner: &Owner, now: Timestamp) {
+        match action {
+            ConsulAction::Register(new) => self.register(new, owner),
+            ConsulAction::Drain { id, reason } => {
+                if let Some(registration) = self.registrations.get_mut(id)
+                    && registration.maintenance == Maintenance::Off
+                {
+                    registration.maintenance = Maintenance::Draining { reason: reason.clone() };
+                    self.in_catalog(id, now, |instance| instance.maintenance = true);
+                }
+            }
+            ConsulAction::LiftDrain { id } => {
+                if let Some(registration) = self.registrations.get_mut(id)
+                    && matches!(registration.maintenance, Maintenance::Draining { .. })
+                {
+                    registration.maintenance = Maintenance::Off;
+                    registration.drain_start = None;
+                    self.in_catalog(id, now, |instance| instance.maintenance = false);
+                }
+            }
+            ConsulAction::StartDrainClock { id, at } => {
+                if let Some(registration) = self.registrations.get_mut(id)
+                    && matches!(registration.maintenance, Maintenance::Draining { .. })
+                {
+                    registration.drain_start = Some(*at);
+                }
+            }
+            ConsulAction::Deregister { id } => {
+                self.registrations.remove(id);
+                for catalog in self.catalog.values_mut().filter_map(|view| view.known_mut()) {
+                    let before = catalog.instances.len();
+                    catalog.instances.retain(|instance| instance.id != *id);
+                    if catalog.instances.len() < before {
+                        catalog.shrunk_at = now;
+                    }
+                }
+            }
+            ConsulAction::SetHealth { id, status, output } => {
+                let Some(registration) = self.registrations.get_mut(id) else { return };
+                let check = registration.checks.entry(format!("{id}:health"));
+                let seen = CheckSeen { status: *status, output: output.clone() };
+                *check.or_insert_with(|| seen.clone()) = seen.clone();
+                let passing = registration.checks.values().all(|check| check.status == CheckStatus::Passing);
+                self.in_catalog(id, now, |instance| instance.passing = passing);
+            }
+            ConsulAction::RemoveCheck { check } => {
+                for registration in self.registrations.values_mut() {
+                    registration.checks.remove(check);
+                }
+            }
+        }
+    }
+
+    fn register(&mut self, new: &NewRegistration, owner: &Owner) {
+        let old = self.registrations.remove(&new.id);
+        let maintenance = old.as_ref().map_or(Maintenance::Off, |old| old.maintenance.clone());
+        let mut wanted: Vec<String> = Vec::new();
+        if new.check.is_some() {
+            wanted.push(format!("{}:declared", new.id));
+        }
+        if new.health {
+            wanted.push(format!("{}:health", new.id));
+        }
+        // A check that stays keeps its state.
+        let checks = wanted
+            .into_iter()
+            .map(|id| {
+                let kept = old.as_ref().and_then(|old| old.checks.get(&id)).cloned();
+                let seen = kept.unwrap_or(CheckSeen { status: CheckStatus::Passing, output: String::new() });
+                (id, seen)
+            })
+            .collect();
+        let registration = Registration {
+            id: new.id.clone(),
+            name: new.name.clone(),
+            address: new.address.clone(),
+            port: new.port,
+            tags: new.tags.clone(),
+            meta: new.meta.clone(),
+            service: new.service.clone(),
+            slot: new.slot,
+            container: new.container.clone(),
+            check_digest: new.check.as_ref().map(|check| check.digest.clone()),
+            drain_start: new.drain_start,
+            maintenance: maintenance.clone(),
+            checks,
+        };
+        let passing = registration.checks.values().all(|check| check.status == CheckStatus::Passing);
+        self.registrations.insert(new.id.clone(), registration);
+        for (query, view) in &mut self.catalog {
+            let Some(catalog) = view.known_mut() else { continue };
+            catalog.instances.retain(|instance| instance.id != new.id);
+            let selected = query.service == new.name
+                && query.tag.as_ref().is_none_or(|tag| new.tags.contains(tag))
+                && query.datacenter.as_ref().is_none_or(|datacenter| *datacenter == self.agent.datacenter);
+            // A filter expression is Consul's; the model takes it as matching.
+            if selected {
+                catalog.instances.push(Instance {
+                    id: new.id.clone(),
+                    node: self.agent.node.clone(),
+                    address: new.address.clone(),
+                    port: new.port,
+                    passing,
+                    maintenance: maintenance != Maintenance::Off,
+                    weight: 1,
+                    owner: Some(owner.to_string()),
+                    container: Some(new.container.clone()),
+                });
+            }
+        }
+    }
+
+    fn in_catalog(&mut self, id: &str, now: Timestamp, change: impl Fn(&mut Instance)) {
+        for catalog in self.catalog.values_mut().filter_map(|view| view.known_mut()) {
+            let count = |instances: &[Instance]| instances.iter().filter(|i| i.passing && !i.maintenance).count();
+            let before = count(&catalog.instances);
+            catalog.instances.iter_mut().filter(|instance| instance.id == *id).for_each(&change);
+            if count(&catalog.instances) < before {
+                catalog.shrunk_at = now;
+            }
+        }
+    }
+}
+
+impl Nginx {
+    fn after(&mut self, action: &NginxAction, now: Timestamp) {
+        match action {
+            NginxAction::WriteGeneration(new) => {
+                let generation = Generation {
+                    manifest: new.manifest.clone().into(),
+                    damaged: Vec::new(),
+                    created_at: now,
+                    rejected: None,
+                    files: new.files.clone(),
+                };
+                self.generations.insert(new.id.clone(), generation);
+            }
+            NginxAction::SwitchGeneration { id } => {
+                if self.generations.contains_key(id) {
+                    self.current = Some(id.clone());
+                }
+            }
+            NginxAction::Reload { expect } => {
+                let running = matches!(self.process, NginxProcess::Running { .. });
+                if running && self.current.as_ref() == Some(expect) {
+                    self.load(expect, now);
+                }
+            }
+            NginxAction::Start { expect } => {
+                if self.process == NginxProcess::Stopped && self.current.as_ref() == Some(expect) {
+                    self.process = NginxProcess::Running { master: 1 };
+                    self.load(expect, now);
+                }
+            }
+            NginxAction::QuitOrphans { .. } => {
+                if matches!(self.process, NginxProcess::Orphans { .. }) {
+                    self.process = NginxProcess::Stopped;
+                    self.loaded = Loaded::Nothing;
+                    self.loaded_since = now;
+                }
+            }
+            NginxAction::RemoveGeneration { id } => {
+                self.generations.remove(id);
+            }
+        }
+    }
+
+    fn load(&mut self, id: &GenerationId, now: Timestamp) {
+        self.loaded = Loaded::Generation(id.clone());
+        self.loaded_since = now;
+        if let Some(generation) = self.generations.get(id) {
+            for routed in generation.manifest.upstreams.values() {
+                self.listens.remove(&routed.upstream.listen);
+            }
+        }
+    }
+}
+
+impl Directory {
+    fn after(&mut self, action: &DirectoryAction) {
+        match action {
+            DirectoryAction::RemovePin { pin } => {
+                self.pins.remove(pin);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `old => new`: which fields differ between the configuration that a replica was made from and the one that is wanted.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::Change;
+
+/// Compares two canonical JSON texts. Nested objects are compared key by key (`environment.MODE`); everything else as a
+/// whole. Secrets are digests in both, and are not shown even so.
+pub fn between(old: &str, new: &str) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let old = serde_json::from_str(old).unwrap_or(Value::Null);
+    let new = serde_json::from_str(new).unwrap_or(Value::Null);
+    collect("", Some(&old), Some(&new), &mut changes);
+    changes
+}
+
+fn collect(field: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<Change>) {
+    if old == new {
+        return;
+    }
+    if let (Some(Value::Object(old)), Some(Value::Object(new))) = (old, new) {
+        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for key in keys {
+            let nested = if field.is_empty() { key.clone() } else { format!("{field}.{key}") };
+            collect(&nested, old.get(key), new.get(key), changes);
+        }
+        return;
+    }
+    changes.push(Change { field: field.to_owned(), old: old.map(text), new: new.map(text) });
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.starts_with("secret:") => "(secret)".to_owned(),
+        Value::String(text) => format!("{text:?}"),
+        other => other.to_string(),
+    }
+}
+
+/// The names of the top-level fields among the changes, for a cause: `image, environment`.
+pub fn fields(changes: &[Change]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for change in changes {
+        let name = change.field.split('.').next().unwrap_or(&change.field);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_fields_are_named_one_by_one_and_secrets_are_not_shown() {
+        let old = r#"{"image":"web:1","environment":{"MODE":"a","PASSWORD":"secret:12"}}"#;
+        let new = r#"{"image":"web:2","environment":{"MODE":"a","PASSWORD":"secret:34"},"init":true}"#;
+        let changes = between(old, new);
+        let lines: Vec<String> =
+            changes.iter().map(|c| format!("{} {:?} {:?}", c.field, c.old.as_deref(), c.new.as_deref())).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"environment.PASSWORD Some("(secret)") Some("(secret)")"#,
+                r#"image Some("\"web:1\"") Some("\"web:2\"")"#,
+                r#"init None Some("true")"#,
+            ]
+        );
+        assert_eq!(fields(&changes), "environment, image, init");
+    }
+}

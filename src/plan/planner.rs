@@ -1,0 +1,124 @@
+//! What the parts of the planner share while one wave is put together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+use super::action::DirectoryAction;
+use super::context::{Context, Removals};
+use super::facts::Facts;
+use super::replicas::Roster;
+use super::{Action, Change, ObjectKey, Plan, Step, Waiting};
+use crate::observed::{Observed, Pin};
+use crate::spec::Spec;
+
+pub(super) struct Planner<'a> {
+    pub spec: &'a Spec,
+    pub observed: &'a Observed,
+    pub facts: Facts<'a>,
+    pub now: Timestamp,
+    pub context: &'a Context<'a>,
+    pub rosters: BTreeMap<&'a str, Roster<'a>>,
+    /// Ids of containers that leave traffic: draining, or about to be drained by this wave. `routes` subtracts them.
+    pub retiring: BTreeSet<&'a str>,
+    /// Ids of registrations that leave while their container stays.
+    pub retiring_registrations: BTreeSet<&'a str>,
+    /// Why the services and upstreams that left the spec are kept for now.
+    pub removals_held: Option<String>,
+    /// A Consul server is being replaced in this wave: no second one.
+    pub peer_replaced: bool,
+    plan: Plan,
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(spec: &'a Spec, observed: &'a Observed, now: Timestamp, context: &'a Context<'a>) -> Self {
+        Self {
+            spec,
+            observed,
+            facts: Facts::new(observed, now),
+            now,
+            context,
+            rosters: BTreeMap::new(),
+            retiring: BTreeSet::new(),
+            retiring_registrations: BTreeSet::new(),
+            removals_held: None,
+            peer_replaced: false,
+            plan: Plan::default(),
+        }
+    }
+
+    pub fn step(&mut self, object: ObjectKey, action: Action, cause: impl Into<String>) {
+        self.step_with(object, action, cause, Vec::new());
+    }
+
+    pub fn step_with(&mut self, object: ObjectKey, action: Action, cause: impl Into<String>, changes: Vec<Change>) {
+        self.plan.steps.push(Step { object, action, cause: cause.into(), drift: false, changes });
+    }
+
+    /// The step just planned corrects something that was changed behind our back.
+    pub fn mark_drift(&mut self) {
+        if let Some(step) = self.plan.steps.last_mut() {
+            step.drift = true;
+        }
+    }
+
+    pub fn wait(&mut self, object: ObjectKey, kind: &'static str, reason: impl Into<String>) {
+        self.plan.waiting.push(Waiting { object, reason: reason.into(), kind, until: None });
+    }
+
+    pub fn wait_until(&mut self, object: ObjectKey, kind: &'static str, reason: impl Into<String>, until: Timestamp) {
+        self.plan.waiting.push(Waiting { object, reason: reason.into(), kind, until: Some(until) });
+    }
+
+    pub fn finish(self) -> Plan {
+        self.plan
+    }
+
+    /// A spec that removes every service, or more than half of two or more, is held: half a file is valid YAML.
+    pub fn hold_mass_removal(&mut self) {
+        let allowed = self.context.removals == Removals::Allowed || self.context.teardown.is_some();
+        let pin = Pin::AllowRemovals { spec: self.spec.digest.clone() };
+        let Some(directory) = self.observed.directory.known() else {
+            // Whether somebody allowed it cannot be read.
+            return self.hold_if_mass(allowed);
+        };
+        self.hold_if_mass(allowed || directory.pins.contains(&pin));
+        // A pin dies with the spec that it was made for.
+        for pin in &directory.pins {
+            match pin {
+                Pin::AllowRemovals { spec } if *spec != self.spec.digest && self.context.teardown.is_none() => {
+                    let action = DirectoryAction::RemovePin { pin: pin.clone() };
+                    self.step(
+                        ObjectKey::Directory,
+                        Action::Directory(action),
+                        "the spec that it was made for is not in force",
+                    );
+                }
+                Pin::AllowRemovals { .. } => {}
+            }
+        }
+    }
+
+    fn hold_if_mass(&mut self, allowed: bool) {
+        let seen: Vec<&str> = self.facts.services_seen().collect();
+        let leaving: Vec<&str> = seen.iter().copied().filter(|name| !self.spec.services.contains_key(*name)).collect();
+        let every = leaving.len() == seen.len();
+        let most = seen.len() >= 2 && leaving.len() * 2 > seen.len();
+        if allowed || leaving.is_empty() || !(every || most) {
+            return;
+        }
+        self.removals_held = Some(format!(
+            "the spec removes {} of {} services ({}); nothing is removed until `reeve apply --allow-removals` says that it is meant",
+            leaving.len(),
+            seen.len(),
+            leaving.join(", ")
+        ));
+    }
+}
+
+/// `start + duration`, saturating: a duration from a spec can be absurd, a plan must not panic on it.
+pub(super) fn after(start: Timestamp, duration: Duration) -> Timestamp {
+    let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+    start.saturating_add(duration).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,277 @@
+//! Registrations: one entry in Consul for each replica and each `register` of its service.
+//!
+//! A replica that leaves is `retire`'s; here its registrations are only kept as they are until then.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::action::{Action, ConsulAction, NewRegistration, WantedCheck};
+use super::facts::{Fitness, one_line};
+use super::planner::{Planner, after};
+use super::retire::seconds;
+use super::{Change, ObjectKey};
+use crate::observed::{CheckStatus, Container, Health, Maintenance, Registration};
+use crate::spec::container::hex;
+use crate::spec::{CheckAddress, Register, Service};
+
+/// How long the agent may take to bring a registration into the catalog.
+const SYNC_TIME: Duration = Duration::from_secs(10);
+
+impl<'a> Planner<'a> {
+    pub(super) fn registrations(&mut self) {
+        let spec = self.spec;
+        let registering: Vec<&'a Service> = spec.services.values().filter(|s| !s.register.is_empty()).collect();
+        let Some(consul) = self.facts.consul else {
+            let reason = format!("Consul cannot be read: {}", self.observed.consul.reason().unwrap_or_default());
+            for service in registering {
+                self.wait(ObjectKey::Service(service.name.clone()), "consul_unknown", reason.clone());
+            }
+            return;
+        };
+        if self.facts.docker.is_none() {
+            // Which replicas run is not known: nothing is registered, and nothing is removed.
+            return;
+        }
+        let no_leader = consul.leader.is_none();
+        if no_leader {
+            for service in registering {
+                self.wait(ObjectKey::Service(service.name.clone()), "no_leader", "Consul has no leader");
+            }
+        }
+        let mut wanted_ids: BTreeSet<String> = BTreeSet::new();
+        let rosters = std::mem::take(&mut self.rosters);
+        for service in spec.services.values() {
+            let Some(roster) = rosters.get(service.name.as_str()) else { continue };
+            let leaving = roster.leaving.iter().map(|leaving| leaving.container);
+            for container in roster.current.values().copied().chain(leaving) {
+                if self.retiring.contains(container.id.as_str()) {
+                    continue;
+                }
+                for register in &service.register {
+                    let id = self.registration_id(container, register);
+                    if !no_leader {
+                        self.registration(service, container, register, &id);
+                    }
+                    wanted_ids.insert(id);
+                }
+            }
+        }
+        self.rosters = rosters;
+        self.unwanted_registrations(&wanted_ids);
+        // A moment is what anti-entropy takes.
+        let now = self.now;
+        for (id, since) in consul.unsynced.iter().filter(|(_, since)| after(**since, SYNC_TIME) <= now) {
+            let reason = format!(
+                "the agent has it since {since} and the catalog does not: the agent does not sync (a recreated agent of the \
+                 same name with another node id is locked out for minutes; see the agent's log)"
+            );
+            self.wait(ObjectKey::Registration(id.clone()), "unsynced", reason);
+        }
+    }
+
+    fn registration_id(&self, container: &Container, register: &Register) -> String {
+        format!("{}:{}:{}/{}", self.context.owner.node, container.name, register.port, register.protocol)
+    }
+
+    fn registration(&mut self, service: &'a Service, container: &'a Container, register: &Register, id: &str) {
+        let Some(consul) = self.facts.consul else { return };
+        let object = ObjectKey::Registration(id.to_owned());
+        let seen = consul.registrations.get(id);
+        let fitness = self.facts.fitness(container, Some(service));
+        if seen.is_none() && fitness != Fitness::Healthy {
+            // The replica itself waits with this reason.
+            return;
+        }
+        if matches!(fitness, Fitness::NotRunning(_)) {
+            return;
+        }
+        if let Some(stranger) = consul.strangers.get(id) {
+            let whose =
+                stranger.owner.as_ref().map_or("nobody's mark".to_owned(), |owner| format!("the mark of {owner}"));
+            let reason = format!("the agent has a service with this id and {whose}; it is not ours to change");
+            return self.wait(object, "conflict", reason);
+        }
+        let wanted = match self.wanted_registration(container, register, id) {
+            Ok(wanted) => wanted,
+            Err(reason) => return self.wait(object, "address", reason),
+        };
+        let Some(seen) = seen else {
+            let cause = format!("{} is healthy and not registered", container.name);
+            let action = ConsulAction::Register(Box::new(wanted));
+            return self.step(object, Action::Consul(action), cause);
+        };
+        let changes = differences(seen, &wanted);
+        if !changes.is_empty() {
+            let wanted = NewRegistration { drain_start: seen.drain_start, ..wanted };
+            let cause = format!("{} changed", super::changes::fields(&changes));
+            let action = ConsulAction::Register(Box::new(wanted));
+            return self.step_with(object, Action::Consul(action), cause, changes);
+        }
+        match &seen.maintenance {
+            Maintenance::Draining { .. } => {
+                let action = ConsulAction::LiftDrain { id: id.to_owned() };
+                self.step(object.clone(), Action::Consul(action), "it was drained, and is wanted again");
+            }
+            Maintenance::Operator { reason } => {
+                let reason = format!("in maintenance by somebody else: {reason}");
+                self.wait(object.clone(), "maintenance", reason);
+            }
+            Maintenance::Off => {}
+        }
+        self.health(container, seen, object);
+    }
+
+    /// The TTL check follows the HEALTHCHECK; it is written only when the state changed.
+    fn health(&mut self, container: &Container, seen: &Registration, object: ObjectKey) {
+        let (status, output) = match &container.health {
+            Health::None => return,
+            Health::Healthy => (CheckStatus::Passing, "the container is healthy".to_owned()),
+            Health::Starting => (CheckStatus::Critical, "the container's HEALTHCHECK has not passed yet".to_owned()),
+            Health::Unhealthy(output) => (CheckStatus::Critical, one_line(output)),
+        };
+        let check = seen.checks.get(&format!("{}:health", seen.id));
+        if check.is_some_and(|check| check.status != status) {
+            let action = ConsulAction::SetHealth { id: seen.id.clone(), status, output };
+            self.step(object, Action::Consul(action), format!("its HEALTHCHECK says {status}"));
+        }
+    }
+
+    fn wanted_registration(
+        &self,
+        container: &Container,
+        register: &Register,
+        id: &str,
+    ) -> Result<NewRegistration, String> {
+        let advertise = self.context.advertise.as_deref();
+        let (address, port) = self.facts.registered_address(container, register, advertise)?;
+        let check = register.check.as_ref().map(|check| {
+            let own = match check.address {
+                CheckAddress::Auto => self.facts.address_for_agent(container),
+                CheckAddress::Container => {
+                    container.networks.values().find_map(|endpoint| endpoint.address.or(endpoint.address6))
+                }
+                CheckAddress::Registered => None,
+            };
+            let (check_address, check_port) =
+                own.map_or_else(|| (address.clone(), port), |own| (own.to_string(), register.port));
+            let definition = serde_json::to_string(&(check, &check_address, check_port))
+                .expect("a check has string keys only and cannot fail to serialise");
+            let digest = hex(&Sha256::digest(definition.as_bytes()))[..16].to_owned();
+            WantedCheck { check: check.clone(), address: check_address, port: check_port, digest }
+        });
+        Ok(NewRegistration {
+            id: id.to_owned(),
+            name: register.name.clone(),
+            address,
+            port,
+            tags: register.tags.clone(),
+            meta: register.meta.clone(),
+            service: container.service.clone(),
+            slot: container.slot,
+            container: container.id.clone(),
+            check,
+            health: container.health != Health::None,
+            drain_start: None,
+        })
+    }
+
+    /// Ours, and wanted by no replica: without a container it is removed; with one (its `register` left the spec) it is
+    /// drained first.
+    fn unwanted_registrations(&mut self, wanted: &BTreeSet<String>) {
+        let (Some(consul), Some(docker)) = (self.facts.consul, self.facts.docker) else { return };
+        for registration in consul.registrations.values().filter(|r| !wanted.contains(&r.id)) {
+            let object = ObjectKey::Registration(registration.id.clone());
+            let deregister = ConsulAction::Deregister { id: registration.id.clone() };
+            if !docker.containers.contains_key(&registration.container) {
+                self.step(object, Action::Consul(deregister), "its container is gone");
+                continue;
+            }
+            let leaving_service = !self.spec.services.contains_key(&registration.service);
+            if self.retiring.contains(registration.container.as_str()) || leaving_service {
+                // `retire` goes on with it, in its order.
+                continue;
+            }
+            let cause = "its service does not register it any more";
+            self.retiring_registrations.insert(registration.id.as_str());
+            match &registration.maintenance {
+                Maintenance::Off => {
+                    let drain = ConsulAction::Drain { id: registration.id.clone(), reason: format!("reeve: {cause}") };
+                    self.step(object, Action::Consul(drain), cause);
+                    continue;
+                }
+                Maintenance::Draining { .. } | Maintenance::Operator { .. } => {}
+            }
+            if self.context.nginx.is_some() {
+                match self.facts.address_routed(&registration.address, registration.port) {
+                    Some(false) => {}
+                    Some(true) => {
+                        self.wait(object, "routed", "drained; a generation without it is not loaded yet");
+                        continue;
+                    }
+                    None => {
+                        self.wait(object, "nginx_unknown", "drained; whether nginx routes to it cannot be read");
+                        continue;
+                    }
+                }
+            }
+            match (&registration.maintenance, registration.drain_start) {
+                (Maintenance::Draining { .. }, None) => {
+                    let clock = ConsulAction::StartDrainClock { id: registration.id.clone(), at: self.now };
+                    self.step(object, Action::Consul(clock), "nginx is seen not routing to it");
+                }
+                (_, start) => {
+                    let container = docker.containers.get(&registration.container);
+                    let drain = container.map_or(super::facts::DEFAULT_DRAIN, |c| self.facts.drain(self.spec, c));
+                    let over = start.map(|start| after(start, drain)).filter(|over| *over > self.now);
+                    if let Some(over) = over {
+                        let reason = format!("unrouted; requests under way get {} to end", seconds(drain));
+                        self.wait_until(object, "drain", reason, over);
+                    } else {
+                        self.step(object, Action::Consul(deregister), cause);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What an update of the registration would change.
+fn differences(seen: &Registration, wanted: &NewRegistration) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut field = |name: &str, old: String, new: String| {
+        if old != new {
+            changes.push(Change { field: name.to_owned(), old: Some(old), new: Some(new) });
+        }
+    };
+    field("name", seen.name.clone(), wanted.name.clone());
+    field("address", seen.address.clone(), wanted.address.clone());
+    field("port", seen.port.to_string(), wanted.port.to_string());
+    field("tags", list(&seen.tags), list(&wanted.tags));
+    field("meta", map(&seen.meta), map(&wanted.meta));
+    field("container", short(&seen.container), short(&wanted.container));
+    let declared = format!("{}:declared", seen.id);
+    let health = format!("{}:health", seen.id);
+    let digest = wanted.check.as_ref().map(|check| check.digest.clone());
+    field("check", seen.check_digest.clone().unwrap_or_default(), digest.unwrap_or_default());
+    let there = |present: bool| if present { "there" } else { "none" }.to_owned();
+    field("declared check", there(seen.checks.contains_key(&declared)), there(wanted.check.is_some()));
+    field("health check", there(seen.checks.contains_key(&health)), there(wanted.health));
+    changes
+}
+
+/// Tags are a set: Consul may give them back in another order.
+fn list(tags: &[String]) -> String {
+    let sorted: BTreeSet<&str> = tags.iter().map(String::as_str).collect();
+    format!("{sorted:?}").replace(['{', '}'], "")
+}
+
+fn map(meta: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(meta).unwrap_or_default()
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
+}

@@ -1,0 +1,171 @@
+//! Networks, volumes and images: made before the containers that need them, removed after the last one that did.
+
+use std::collections::BTreeMap;
+
+use super::action::{Action, DockerAction};
+use super::planner::Planner;
+use super::{ObjectKey, changes};
+use crate::observed::{ImageSeen, NetworkSeen};
+use crate::spec::container::MountSource;
+use crate::spec::{PullPolicy, Service};
+
+impl<'a> Planner<'a> {
+    pub(super) fn resources(&mut self) {
+        if self.facts.docker.is_none() {
+            return;
+        }
+        self.networks();
+        self.volumes();
+        self.images();
+    }
+
+    /// The network exists with our mark, and is not what the spec says. Docker cannot change one in place.
+    pub(super) fn network_differs(&self, name: &str) -> bool {
+        let (Some(docker), Some(wanted)) = (self.facts.docker, self.spec.networks.get(name)) else { return false };
+        let Some(seen) = docker.networks.get(name) else { return false };
+        !wanted.external && seen.ours && seen.config.as_deref() != Some(canonical(wanted).as_str())
+    }
+
+    fn networks(&mut self) {
+        let (spec, Some(docker)) = (self.spec, self.facts.docker) else { return };
+        for (name, wanted) in &spec.networks {
+            let object = ObjectKey::Network(name.clone());
+            match docker.networks.get(name) {
+                None if wanted.external => {
+                    let reason =
+                        format!("network {name} is external and does not exist; `docker network create {name}`");
+                    self.wait(object, "missing", reason);
+                }
+                None => {
+                    let create = DockerAction::CreateNetwork(wanted.clone());
+                    self.step(object, Action::Docker(create), "the spec declares it");
+                }
+                Some(seen) if !seen.ours && !wanted.external => {
+                    let reason = format!(
+                        "a network {name} exists that is not ours; declare it as `external: true` to use it, or give another `name`"
+                    );
+                    self.wait(object, "conflict", reason);
+                }
+                Some(seen) if self.network_differs(name) => {
+                    let changes = changes::between(seen.config.as_deref().unwrap_or("{}"), &canonical(wanted));
+                    let cause = format!("{} changed, which Docker cannot do in place", changes::fields(&changes));
+                    self.remove_network(seen, &cause);
+                }
+                Some(_) => {}
+            }
+        }
+        for seen in docker.networks.values().filter(|seen| seen.ours && !spec.networks.contains_key(&seen.name)) {
+            if self.removals_held.is_none() {
+                self.remove_network(seen, "the spec does not declare it any more");
+            }
+        }
+    }
+
+    fn remove_network(&mut self, seen: &NetworkSeen, cause: &str) {
+        let object = ObjectKey::Network(seen.name.clone());
+        if seen.attached > 0 {
+            let reason = format!("{cause}; {} containers are still attached to it", seen.attached);
+            return self.wait(object, "in_use", reason);
+        }
+        let remove = DockerAction::RemoveNetwork { id: seen.id.clone(), name: seen.name.clone() };
+        self.step(object, Action::Docker(remove), cause);
+    }
+
+    fn volumes(&mut self) {
+        let (spec, Some(docker)) = (self.spec, self.facts.docker) else { return };
+        for (name, wanted) in &spec.volumes {
+            let object = ObjectKey::Volume(name.clone());
+            match docker.volumes.get(name) {
+                None if wanted.external => {
+                    let reason = format!("volume {name} is external and does not exist; `docker volume create {name}`");
+                    self.wait(object, "missing", reason);
+                }
+                None => {
+                    let create = DockerAction::CreateVolume(wanted.clone());
+                    self.step(object, Action::Docker(create), "the spec declares it");
+                }
+                Some(seen) if seen.ours && seen.config.as_deref() != Some(canonical(wanted).as_str()) => {
+                    let changes = changes::between(seen.config.as_deref().unwrap_or("{}"), &canonical(wanted));
+                    let reason = format!(
+                        "{} changed, which Docker cannot do in place; the volume is kept as it is: move its data and remove it by hand",
+                        changes::fields(&changes)
+                    );
+                    self.wait(object, "volume_differs", reason);
+                }
+                // One without our mark is used as it is, as Compose does, and never removed.
+                Some(_) => {}
+            }
+        }
+        if self.context.teardown.is_some_and(|teardown| teardown.volumes) && docker.containers.is_empty() {
+            for seen in docker.volumes.values().filter(|seen| seen.ours) {
+                let remove = DockerAction::RemoveVolume { name: seen.name.clone() };
+                self.step(ObjectKey::Volume(seen.name.clone()), Action::Docker(remove), "destroy --volumes");
+            }
+        }
+    }
+
+    /// Pulls what some service lacks, and has a replica to make for. `always` is pulled with each creation.
+    fn images(&mut self) {
+        let (spec, Some(docker)) = (self.spec, self.facts.docker) else { return };
+        let incomplete = spec.services.values().filter(|service| {
+            let current = self.rosters.get(service.name.as_str()).map_or(0, |roster| roster.current.len());
+            u32::try_from(current).is_ok_and(|current| current < service.replicas)
+        });
+        // One pull for an image, whoever needs it.
+        let wanted: BTreeMap<&str, &Service> =
+            incomplete.map(|service| (service.config.image.as_str(), service)).collect();
+        for (image, service) in wanted {
+            if docker.images.contains_key(image) {
+                continue;
+            }
+            let object = ObjectKey::Image(image.to_owned());
+            match service.pull_policy {
+                PullPolicy::Missing => {
+                    let platform = service.config.platform.clone();
+                    let pull = DockerAction::PullImage { image: image.to_owned(), platform };
+                    self.step(object, Action::Docker(pull), "the engine does not have it");
+                }
+                PullPolicy::Never => {
+                    let reason =
+                        format!("the engine does not have {image}, and pull_policy is never; `docker pull {image}`");
+                    self.wait(object, "image", reason);
+                }
+                PullPolicy::Always => {}
+            }
+        }
+    }
+
+    /// What a container of the service needs and does not have: a kind for metrics, and the reason.
+    pub(super) fn resources_missing(&self, service: &Service) -> Option<(&'static str, String)> {
+        let docker = self.facts.docker?;
+        let config = &service.config;
+        let network = config.networks.keys().find(|name| {
+            let usable = docker
+                .networks
+                .get(*name)
+                .is_some_and(|seen| seen.ours || self.spec.networks.get(*name).is_none_or(|wanted| wanted.external));
+            !usable
+        });
+        if let Some(network) = network {
+            return Some(("network", format!("network {network} is not there yet")));
+        }
+        let volume = config.mounts.iter().find_map(|mount| match &mount.source {
+            MountSource::Volume { name, .. } if !docker.volumes.contains_key(name) => Some(name),
+            MountSource::Volume { .. }
+            | MountSource::Anonymous
+            | MountSource::Bind { .. }
+            | MountSource::Tmpfs { .. } => None,
+        });
+        if let Some(volume) = volume {
+            return Some(("volume", format!("volume {volume} is not there yet")));
+        }
+        let image: Option<&ImageSeen> = docker.images.get(&config.image);
+        (image.is_none() && service.pull_policy != PullPolicy::Always)
+            .then(|| ("image", format!("image {} is not there yet", config.image)))
+    }
+}
+
+/// The text of the label `reeve.config` of a network or volume.
+pub fn canonical<T: serde::Serialize>(wanted: &T) -> String {
+    serde_json::to_string(wanted).expect("maps have string keys and no value can fail to serialise")
+}
