@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::render::directives::ALLOWED;
-
 use super::super::names;
 use super::super::suggest::did_you_mean;
+use super::super::table::DIRECTIVES;
 use super::super::tree::{Entry, Node, shown};
 use super::super::upstream::{AccessLog, Balance, CatalogQuery, Listen, Redirect, Timeouts, Tls, Upstream, WhenEmpty};
 use super::{Context, DraftedUpstream, ReadError, boolean, duration, integer, size, text};
@@ -380,10 +379,10 @@ fn directives(node: &Node, context: &mut Context<'_>) -> BTreeMap<String, String
     let mut directives = BTreeMap::new();
     let Some(section) = node.value("directives") else { return directives };
     for entry in section.entries() {
-        if !ALLOWED.contains(&entry.key.as_str()) {
+        if !DIRECTIVES.contains(&entry.key.as_str()) {
             let message = format!("the directive `{}` is not allowed here", shown(&entry.key));
             let instead = INSTEAD.iter().find(|(name, _)| *name == entry.key).map(|(_, instead)| (*instead).to_owned());
-            let help = instead.or_else(|| did_you_mean(&entry.key, ALLOWED.iter().copied())).unwrap_or_else(|| {
+            let help = instead.or_else(|| did_you_mean(&entry.key, DIRECTIVES.iter().copied())).unwrap_or_else(|| {
                 "allowed are those that only tune a location; put others into nginx's main configuration".to_owned()
             });
             context.report.error_help(&entry.key_place, message, help);

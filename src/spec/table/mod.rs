@@ -10,6 +10,7 @@ mod own;
 pub use compose::SPEC;
 #[cfg(test)]
 pub use container::SERVICE;
+pub use own::DIRECTIVES;
 
 /// The keys of one kind of mapping.
 #[derive(Debug)]
