@@ -272,7 +272,8 @@ impl<'a> Planner<'a> {
                 held.push(slot.to_string());
                 continue;
             }
-            match self.create(service, slot, taken) {
+            let replaced = roster.leaving.iter().find(|leaving| !leaving.surplus && leaving.container.slot == slot);
+            match self.create(service, slot, replaced, taken) {
                 Created::Yes => {
                     room -= 1;
                     if replaces {
@@ -299,7 +300,14 @@ impl<'a> Planner<'a> {
         self.resources_missing(service, roster.all_at_once).or_else(dependency)
     }
 
-    fn create(&mut self, service: &'a Service, slot: u32, taken: &mut Taken) -> Created {
+    /// `replaced`: the old replica of the slot, when the new one is made beside it.
+    fn create(
+        &mut self,
+        service: &'a Service,
+        slot: u32,
+        replaced: Option<&Leaving<'a>>,
+        taken: &mut Taken,
+    ) -> Created {
         let object = ObjectKey::Service(service.name.clone());
         let chosen = taken
             .choose_name(&self.spec.project, service, slot)
@@ -341,8 +349,12 @@ impl<'a> Planner<'a> {
             registers: !service.register.is_empty(),
             depends_on: service.depends_on.keys().cloned().collect(),
         };
-        let cause = format!("{} has no replica with this configuration in the slot", service.name);
-        self.step(object.clone(), Action::Docker(DockerAction::CreateContainer(Box::new(new))), cause);
+        let (cause, changes) = match replaced {
+            Some(leaving) => (leaving.cause.clone(), leaving.changes.clone()),
+            None => (format!("{} has no replica with this configuration in the slot", service.name), Vec::new()),
+        };
+        let create = Action::Docker(DockerAction::CreateContainer(Box::new(new)));
+        self.step_with(object.clone(), create, cause, changes);
         let start = DockerAction::StartContainer { container: name.clone(), name };
         self.step(object, Action::Docker(start), "it is new");
         Created::Yes
