@@ -3,6 +3,7 @@
 //! It serves the preview of later waves in `plan`, and the tests' in-memory world; the tests on real servers check it. It
 //! knows nothing of what is wanted.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::Timestamp;
@@ -21,6 +22,13 @@ use crate::spec::Owner;
 /// Addresses of this block (`0.0.0.0/8`, which no host can have) stand for those that Docker will choose.
 pub fn is_placeholder(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 && !v4.is_unspecified())
+}
+
+/// Host ports from here on stand for those that Docker will choose: Linux gives out lower ones.
+const PLACEHOLDER_PORTS: u16 = 61_001;
+
+pub fn is_placeholder_port(port: u16) -> bool {
+    port >= PLACEHOLDER_PORTS
 }
 
 impl Observed {
@@ -68,6 +76,60 @@ impl Observed {
                         check.output = "assumed to pass".to_owned();
                     }
                 }
+            }
+        }
+    }
+
+    /// A job runs and ends well.
+    pub fn assume_done(&mut self, service: &str, now: Timestamp) {
+        let Some(docker) = self.docker.known_mut() else { return };
+        for container in docker.containers.values_mut().filter(|container| container.service == service) {
+            if let ContainerState::Running { started_at } = container.state {
+                container.state =
+                    ContainerState::Exited { code: 0, started_at: Some(started_at), finished_at: Some(now) };
+            }
+        }
+    }
+}
+
+/// Which replica each Raft peer of Consul is: a server that comes back under another address is the same peer.
+#[derive(Debug, Clone, Default)]
+pub struct Peers(BTreeMap<String, (String, u32)>);
+
+impl Peers {
+    pub fn of(world: &Observed) -> Self {
+        let (Some(docker), Some(consul)) = (world.docker.known(), world.consul.known()) else { return Self::default() };
+        let place = |peer: &String| {
+            let address: IpAddr = peer.rsplit_once(':')?.0.parse().ok()?;
+            let at = |container: &&Container| container.networks.values().any(|n| n.address == Some(address));
+            let container = docker.containers.values().find(at)?;
+            Some((peer.clone(), (container.service.clone(), container.slot)))
+        };
+        Self(consul.peers.iter().filter_map(place).collect())
+    }
+
+    /// Servers that run again are among the peers again.
+    pub fn follow(&mut self, world: &mut Observed) {
+        let (Some(docker), Some(consul)) = (world.docker.known(), world.consul.known_mut()) else { return };
+        let moved: Vec<(String, String)> = self
+            .0
+            .iter()
+            .filter_map(|(peer, (service, slot))| {
+                let running = docker.containers.values().find(|container| {
+                    (&container.service, &container.slot) == (service, slot) && container.state.running()
+                })?;
+                let address = running.networks.values().find_map(|endpoint| endpoint.address)?;
+                let (_, port) = peer.rsplit_once(':')?;
+                let now = format!("{address}:{port}");
+                (now != *peer).then(|| (peer.clone(), now))
+            })
+            .collect();
+        for (old, new) in moved {
+            if let Some(place) = self.0.remove(&old) {
+                self.0.insert(new.clone(), place);
+            }
+            for peer in consul.peers.iter_mut().filter(|peer| **peer == old) {
+                peer.clone_from(&new);
             }
         }
     }
@@ -123,11 +185,15 @@ impl Docker {
             }
             DockerAction::ConnectNetwork { id, attachment, .. } => {
                 let address = self.free_address();
-                let network = self.networks.get(&attachment.network).cloned();
+                let network = self.networks.get_mut(&attachment.network);
                 if let (Some(container), Some(network)) = (self.containers.get_mut(id), network) {
+                    if container.networks.contains_key(&attachment.network) {
+                        return;
+                    }
                     let running = container.state.running();
+                    network.attached += usize::from(running);
                     let endpoint = NetworkEndpoint {
-                        network_id: network.id,
+                        network_id: network.id.clone(),
                         address: running.then_some(address),
                         address6: None,
                         gateway: network.gateway,
@@ -136,8 +202,12 @@ impl Docker {
                 }
             }
             DockerAction::DisconnectNetwork { id, network, .. } => {
-                if let Some(container) = self.containers.get_mut(id) {
-                    container.networks.remove(network);
+                if let Some(container) = self.containers.get_mut(id)
+                    && container.networks.remove(network).is_some()
+                    && container.state.running()
+                    && let Some(seen) = self.networks.get_mut(network)
+                {
+                    seen.attached = seen.attached.saturating_sub(1);
                 }
             }
         }
@@ -194,6 +264,7 @@ impl Docker {
                 })
                 .collect()
         };
+        let mut port = self.free_port();
         let networks = &mut self.networks;
         let Some(container) = self.containers.get_mut(&id) else { return };
         if container.state.running() {
@@ -217,11 +288,12 @@ impl Docker {
         container.published = container
             .chosen_ports
             .iter()
-            .map(|port| PublishedPort {
-                target: port.target,
-                protocol: port.protocol,
-                host_ip: port.host_ip,
-                host: port.host,
+            .map(|chosen| {
+                let host = if chosen.host == 0 { port } else { chosen.host };
+                if chosen.host == 0 {
+                    port = port.checked_add(1).unwrap_or(PLACEHOLDER_PORTS);
+                }
+                PublishedPort { target: chosen.target, protocol: chosen.protocol, host_ip: chosen.host_ip, host }
             })
             .collect();
     }
@@ -244,6 +316,12 @@ impl Docker {
                 seen.attached = seen.attached.saturating_sub(1);
             }
         }
+    }
+
+    fn free_port(&self) -> u16 {
+        let used = self.containers.values().flat_map(|container| &container.published).map(|published| published.host);
+        let highest = used.filter(|port| is_placeholder_port(*port)).max();
+        highest.and_then(|port| port.checked_add(1)).unwrap_or(PLACEHOLDER_PORTS)
     }
 
     fn free_address(&self) -> IpAddr {

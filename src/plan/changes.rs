@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::Change;
+use crate::spec::container::{Port, Protocol, Published};
 
 /// Compares two canonical JSON texts. Nested objects are compared key by key (`environment.MODE`); everything else as a
 /// whole. Secrets are digests in both, and are not shown even so.
@@ -28,15 +29,33 @@ fn collect(field: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut 
         }
         return;
     }
-    changes.push(Change { field: field.to_owned(), old: old.map(text), new: new.map(text) });
+    let side = |value: Option<&Value>| value.map(|value| text(field, value));
+    changes.push(Change { field: field.to_owned(), old: side(old), new: side(new) });
 }
 
-fn text(value: &Value) -> String {
+fn text(field: &str, value: &Value) -> String {
     match value {
         Value::String(text) if text.starts_with("secret:") => "(secret)".to_owned(),
         Value::String(text) => format!("{text:?}"),
+        Value::Array(ports) if field == "ports" => {
+            let ports: Option<Vec<String>> = ports.iter().map(port).collect();
+            ports.map_or_else(|| value.to_string(), |ports| ports.join(", "))
+        }
         other => other.to_string(),
     }
+}
+
+/// A published port as Compose's short form writes it.
+fn port(value: &Value) -> Option<String> {
+    let port: Port = serde_json::from_value(value.clone()).ok()?;
+    let host_ip = port.host_ip.map(|address| format!("{address}:")).unwrap_or_default();
+    let published = match port.published {
+        Published::Ephemeral => String::new(),
+        Published::Range { first, last } if first == last => format!("{first}:"),
+        Published::Range { first, last } => format!("{first}-{last}:"),
+    };
+    let protocol = if port.protocol == Protocol::Tcp { String::new() } else { format!("/{}", port.protocol) };
+    Some(format!("\"{host_ip}{published}{}{protocol}\"", port.target))
 }
 
 /// The names of the top-level fields among the changes, for a cause: `image, environment`.

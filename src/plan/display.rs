@@ -10,8 +10,14 @@ use serde_json::{Value, json};
 
 use super::action::{Action, ConsulAction, DockerAction, NginxAction, System};
 use super::preview::{Preview, Replacement};
-use super::{ObjectKey, Plan, Step, Waiting};
+use super::{Change, ObjectKey, Plan, Step, Waiting};
+use crate::model::{is_placeholder, is_placeholder_port};
 use crate::observed::Observed;
+
+/// Lines of what comes later; a roll-out of a thousand replicas is read as JSON, if at all.
+const MOST_LINES: usize = 40;
+/// Names on one line.
+const MOST_NAMES: usize = 6;
 
 /// How a line is to be coloured, if at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,37 +52,41 @@ pub fn lines(preview: &Preview, observed: &Observed) -> Vec<Line> {
     let mut push = |tone: Tone, text: String| lines.push(Line { tone, text });
     let first = preview.waves.first();
     for system in [System::Docker, System::Consul, System::Nginx, System::Directory] {
-        let steps: Vec<&Step> =
-            first.into_iter().flat_map(|wave| &wave.steps).filter(|s| s.action.system() == system).collect();
+        let steps: Vec<(usize, &Step)> = first
+            .into_iter()
+            .flat_map(|wave| &wave.steps)
+            .filter(|s| s.action.system() == system)
+            .map(|s| (1, s))
+            .collect();
         if steps.is_empty() {
             continue;
         }
         push(Tone::Strong, system.name().to_owned());
-        for (object, steps) in by_object(&steps) {
-            let symbol = symbol(preview, &object, &steps);
-            let verbs: Vec<&str> = steps.iter().map(|step| verb(&step.action)).collect();
-            push(tone(symbol), format!("  {symbol:<3} {object}: {}", verbs.join(", ")));
-            push(Tone::Faint, format!("      # {}", steps[0].cause));
-            for change in steps.iter().flat_map(|step| &step.changes) {
+        for entry in entries(preview, steps) {
+            push(tone(entry.symbol), format!("  {:<3} {}", entry.symbol, entry.text()));
+            for change in entry.changes {
                 let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "(none)".to_owned());
-                push(Tone::Plain, format!("      ~ {}: {} => {}", change.field, side(&change.old), side(&change.new)));
+                push(Tone::Plain, format!("      {}: {} => {}", change.field, side(&change.old), side(&change.new)));
             }
         }
         push(Tone::Plain, String::new());
     }
-    let later: Vec<&Plan> = preview.waves.iter().skip(1).collect();
+    let later: Vec<(usize, &Step)> = preview
+        .waves
+        .iter()
+        .enumerate()
+        .skip(1)
+        .flat_map(|(number, wave)| wave.steps.iter().map(move |step| (number + 1, step)))
+        .filter(|(_, step)| !matches!(step.action, Action::Nginx(NginxAction::RemoveGeneration { .. })))
+        .collect();
     if !later.is_empty() {
         push(Tone::Strong, "then".to_owned());
-        for (number, wave) in later.iter().enumerate() {
-            for (index, (object, steps)) in by_object(&wave.steps.iter().collect::<Vec<_>>()).into_iter().enumerate() {
-                let symbol = symbol(preview, &object, &steps);
-                let verbs: Vec<&str> = steps.iter().map(|step| verb(&step.action)).collect();
-                let wave = if index == 0 { format!("{}.", number + 2) } else { String::new() };
-                push(
-                    tone(symbol),
-                    format!("  {wave:<4} {symbol:<3} {object}: {}   # {}", verbs.join(", "), steps[0].cause),
-                );
-            }
+        let entries = entries(preview, later);
+        for entry in entries.iter().take(MOST_LINES) {
+            push(tone(entry.symbol), format!("  {:<7} {:<3} {}", entry.waves(), entry.symbol, entry.text()));
+        }
+        if let Some(more) = entries.len().checked_sub(MOST_LINES).filter(|more| *more > 0) {
+            push(Tone::Faint, format!("  and {more} more of the kind; `-o json` lists every step"));
         }
         push(Tone::Plain, String::new());
     }
@@ -93,11 +103,10 @@ pub fn lines(preview: &Preview, observed: &Observed) -> Vec<Line> {
         }
         push(Tone::Plain, String::new());
     }
-    let waiting: Vec<&Waiting> = first.into_iter().flat_map(|wave| &wave.waiting).collect();
-    if !waiting.is_empty() {
+    if !preview.left.is_empty() {
         push(Tone::Strong, "waiting".to_owned());
-        for waiting in waiting {
-            push(Tone::Plain, format!("  {}: {}", waiting.object, waiting.reason));
+        for (objects, reason) in by_reason(&preview.left) {
+            push(Tone::Plain, format!("  {objects}: {reason}"));
         }
         push(Tone::Plain, String::new());
     }
@@ -107,6 +116,172 @@ pub fn lines(preview: &Preview, observed: &Observed) -> Vec<Line> {
         push(Tone::Plain, impact);
     }
     lines
+}
+
+/// What is done to one object in some waves, or to several objects of a kind when all of it is the same.
+struct Entry<'a> {
+    symbol: &'static str,
+    kind: &'static str,
+    names: Vec<String>,
+    /// In order, each once.
+    verbs: Vec<&'static str>,
+    /// How often the last of them is done.
+    times: usize,
+    cause: &'a str,
+    changes: &'a [Change],
+    first: usize,
+    last: usize,
+}
+
+impl Entry<'_> {
+    fn waves(&self) -> String {
+        if self.first == self.last { format!("{}.", self.first) } else { format!("{}-{}.", self.first, self.last) }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{}: {}", objects(self.kind, &self.names), self.verbs.join(", "));
+        if self.times > 1 {
+            let _ = write!(text, " ({} times)", self.times);
+        }
+        let _ = write!(text, "   # {}", self.cause);
+        if self.times > 1 {
+            text.push_str(" and so on");
+        }
+        text
+    }
+
+    fn like(&self, other: &Self) -> bool {
+        let of = |entry: &Self| (entry.symbol, entry.kind, entry.times, entry.first, entry.last);
+        of(self) == of(other)
+            && self.verbs == other.verbs
+            && self.cause == other.cause
+            && self.changes == other.changes
+            && !self.names.iter().all(String::is_empty)
+    }
+}
+
+/// Steps by object, objects in the order of their first step, like ones as one entry. Each step comes with its wave.
+fn entries<'a>(preview: &Preview, steps: Vec<(usize, &'a Step)>) -> Vec<Entry<'a>> {
+    let mut order: BTreeMap<&ObjectKey, usize> = BTreeMap::new();
+    let mut grouped: Vec<(&ObjectKey, Vec<(usize, &'a Step)>)> = Vec::new();
+    for (wave, step) in steps {
+        let at = *order.entry(&step.object).or_insert(grouped.len());
+        match grouped.get_mut(at) {
+            Some((_, group)) => group.push((wave, step)),
+            None => grouped.push((&step.object, vec![(wave, step)])),
+        }
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    for (object, steps) in grouped {
+        let mut verbs = Vec::new();
+        for (_, step) in &steps {
+            let verb = verb(&step.action);
+            if !verbs.contains(&verb) {
+                verbs.push(verb);
+            }
+        }
+        let last_verb = verbs.last().copied().unwrap_or_default();
+        let (kind, name) = kind_and_name(object);
+        let first = steps[0].1;
+        // Of a replica, its end or its beginning says why it all happens; the other steps say why just then.
+        let of = |wanted: fn(&DockerAction) -> bool| {
+            steps.iter().find(|(_, step)| matches!(&step.action, Action::Docker(action) if wanted(action)))
+        };
+        let (_, cause) = of(|action| matches!(action, DockerAction::RemoveContainer { .. }))
+            .or_else(|| of(|action| matches!(action, DockerAction::CreateContainer(_))))
+            .or_else(|| steps.last().filter(|_| matches!(object, ObjectKey::Replica(_) | ObjectKey::Registration(_))))
+            .unwrap_or(&steps[0]);
+        let entry = Entry {
+            symbol: symbol(preview, object, &steps),
+            kind,
+            names: vec![name],
+            times: steps.iter().filter(|(_, step)| verb(&step.action) == last_verb).count(),
+            verbs,
+            cause: &cause.cause,
+            changes: &first.changes,
+            first: steps.iter().map(|(wave, _)| *wave).min().unwrap_or_default(),
+            last: steps.iter().map(|(wave, _)| *wave).max().unwrap_or_default(),
+        };
+        match entries.iter_mut().find(|other| other.like(&entry)) {
+            Some(other) => other.names.extend(entry.names),
+            None => entries.push(entry),
+        }
+    }
+    entries
+}
+
+fn kind_and_name(object: &ObjectKey) -> (&'static str, String) {
+    match object {
+        ObjectKey::Network(name) => ("network", name.clone()),
+        ObjectKey::Volume(name) => ("volume", name.clone()),
+        ObjectKey::Image(name) => ("image", name.clone()),
+        ObjectKey::Service(name) => ("service", name.clone()),
+        ObjectKey::Replica(name) => ("replica", name.clone()),
+        ObjectKey::Registration(id) => ("registration", id.clone()),
+        ObjectKey::Upstream(name) => ("upstream", name.clone()),
+        ObjectKey::Nginx => ("nginx", String::new()),
+        ObjectKey::Directory => ("reeve's folder", String::new()),
+    }
+}
+
+/// Objects that wait for the same reason, on one line.
+fn by_reason(waiting: &[Waiting]) -> Vec<(String, &str)> {
+    type Kinds = Vec<(&'static str, Vec<String>)>;
+    let mut reasons: Vec<(Kinds, &str)> = Vec::new();
+    for waiting in waiting {
+        let (kind, name) = kind_and_name(&waiting.object);
+        let at = reasons.iter().position(|(_, reason)| *reason == waiting.reason).unwrap_or_else(|| {
+            reasons.push((Vec::new(), &waiting.reason));
+            reasons.len() - 1
+        });
+        let kinds = &mut reasons[at].0;
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, names)) => names.push(name),
+            None => kinds.push((kind, vec![name])),
+        }
+    }
+    let line = |kinds: Kinds| kinds.iter().map(|(kind, names)| objects(kind, names)).collect::<Vec<_>>().join(", ");
+    reasons.into_iter().map(|(kinds, reason)| (line(kinds), reason)).collect()
+}
+
+/// `replica shop-web-1-12345678`, `replicas shop-web-{1..4}-12345678`, `volumes a, b, c, d and 2 more`.
+fn objects(kind: &str, names: &[String]) -> String {
+    match names {
+        [] => kind.to_owned(),
+        [name] if name.is_empty() => kind.to_owned(),
+        [name] => format!("{kind} {name}"),
+        names => {
+            let short = braces(names).unwrap_or_else(|| {
+                let more = names.len().saturating_sub(MOST_NAMES);
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                format!("{}{more}", names[..names.len().min(MOST_NAMES)].join(", "))
+            });
+            format!("{kind}s {short}")
+        }
+    }
+}
+
+/// Names that differ in one number only, as a shell would write them.
+fn braces(names: &[String]) -> Option<String> {
+    let first = names.first()?;
+    let common = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let mut prefix = names.iter().map(|name| common(first, name)).min()?;
+    while prefix > 0 && first.as_bytes()[prefix - 1].is_ascii_digit() {
+        prefix -= 1;
+    }
+    let end = first[prefix..].find(|character: char| !character.is_ascii_digit()).map_or(first.len(), |at| prefix + at);
+    let suffix = &first[end..];
+    let number = |name: &String| name.get(prefix..)?.strip_suffix(suffix)?.parse::<u32>().ok();
+    let numbers: Vec<u32> = names.iter().map(number).collect::<Option<_>>()?;
+    let consecutive = numbers.windows(2).all(|pair| pair[1] == pair[0] + 1);
+    let middle = match numbers.as_slice() {
+        [low, .., high] if consecutive && numbers.len() > 2 => format!("{low}..{high}"),
+        numbers if numbers.len() <= 2 * MOST_NAMES => {
+            numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        }
+        _ => return None,
+    };
+    Some(format!("{}{{{middle}}}{suffix}", &first[..prefix]))
 }
 
 /// `Plan: …` or `No changes.`
@@ -127,60 +302,41 @@ fn impact(preview: &Preview) -> String {
         1 => "1 reload of nginx".to_owned(),
         more => format!("{more} reloads of nginx"),
     };
-    let mut text = format!("Impact: {reloads}");
-    for (service, lowest) in &preview.lowest_healthy {
-        let _ = write!(text, "; {service} lowest healthy: {} of {}", lowest.healthy, lowest.of);
-        if lowest.healthy < lowest.of && !lowest.reason.is_empty() {
-            let _ = write!(text, " (stop-first: {})", lowest.reason);
-        }
+    let lowest: Vec<String> = preview
+        .lowest_healthy
+        .iter()
+        .map(|(service, lowest)| {
+            let reason = if lowest.reason.is_empty() { String::new() } else { format!(" ({})", lowest.reason) };
+            format!("{service} lowest healthy: {} of {}{reason}", lowest.healthy, lowest.of)
+        })
+        .collect();
+    match lowest.as_slice() {
+        [] => format!("Impact: {reloads}."),
+        [one] => format!("Impact: {reloads}; {one}."),
+        several => format!("Impact: {reloads};\n        {}.", several.join(";\n        ")),
     }
-    text.push('.');
-    text
 }
 
-/// Steps of one object in the order of the plan, objects in the order of their first step.
-fn by_object<'a>(steps: &[&'a Step]) -> Vec<(ObjectKey, Vec<&'a Step>)> {
-    let mut grouped: Vec<(ObjectKey, Vec<&Step>)> = Vec::new();
-    for step in steps {
-        match grouped.iter_mut().find(|(object, _)| *object == step.object) {
-            Some((_, group)) => group.push(step),
-            None => grouped.push((step.object.clone(), vec![step])),
-        }
-    }
-    grouped
-}
-
-fn symbol(preview: &Preview, object: &ObjectKey, steps: &[&Step]) -> &'static str {
+fn symbol(preview: &Preview, object: &ObjectKey, steps: &[(usize, &Step)]) -> &'static str {
     if let ObjectKey::Replica(name) = object {
         match preview.replaced.get(name) {
             Some(Replacement::StopFirst) => return "-/+",
             Some(Replacement::StartFirst) => return "+/-",
-            None if preview.removed.contains(name) => return "-",
             None => {}
         }
     }
-    let mut symbol = "~";
-    for step in steps {
-        match &step.action {
-            Action::Docker(
-                DockerAction::CreateNetwork(_)
-                | DockerAction::CreateVolume(_)
-                | DockerAction::PullImage { .. }
-                | DockerAction::CreateContainer(_),
-            ) => symbol = "+",
-            Action::Docker(
-                DockerAction::RemoveNetwork { .. }
-                | DockerAction::RemoveVolume { .. }
-                | DockerAction::RemoveContainer { .. },
-            )
-            | Action::Nginx(NginxAction::RemoveGeneration { .. })
-            | Action::Directory(_) => symbol = if symbol == "~" { "-" } else { symbol },
-            Action::Consul(ConsulAction::Register(_)) if step.changes.is_empty() => symbol = "+",
-            Action::Consul(ConsulAction::Deregister { .. }) => symbol = "-",
-            Action::Consul(_) | Action::Nginx(_) | Action::Docker(_) => {}
+    let name = object.to_string();
+    match (preview.destroyed.contains(&name), preview.added.contains(&name)) {
+        (true, true) => "-/+",
+        (true, false) => "-",
+        (false, true) => "+",
+        (false, false) => {
+            let removes = |step: &Step| {
+                matches!(step.action, Action::Nginx(NginxAction::RemoveGeneration { .. }) | Action::Directory(_))
+            };
+            if steps.iter().all(|(_, step)| removes(step)) { "-" } else { "~" }
         }
     }
-    symbol
 }
 
 fn tone(symbol: &str) -> Tone {
@@ -253,13 +409,19 @@ fn nginx_diff(preview: &Preview, observed: &Observed) -> Vec<String> {
     lines
 }
 
-/// Addresses that Docker will choose are not known yet.
+/// Addresses and ports that Docker will choose are not known yet.
 fn placeholders(line: &str) -> String {
-    let Some(start) = line.find("server 0.0.") else { return line.to_owned() };
-    let address_at = start + "server ".len();
-    let rest = &line[address_at..];
-    let end = rest.find(':').unwrap_or(rest.len());
-    format!("{}(known after start){}", &line[..address_at], &rest[end..])
+    let Some((before, rest)) = line.split_once("server ") else { return line.to_owned() };
+    let Some((address, port)) =
+        rest.split_once(';').and_then(|(endpoint, _)| endpoint.split(' ').next()?.rsplit_once(':'))
+    else {
+        return line.to_owned();
+    };
+    let after = &rest[address.len() + 1 + port.len()..];
+    let unknown = "(known after start)";
+    let address = if address.parse().is_ok_and(is_placeholder) { unknown } else { address };
+    let port = if port.parse().is_ok_and(is_placeholder_port) { unknown } else { port };
+    format!("{before}server {address}:{port}{after}")
 }
 
 /// The plan as JSON: stable names, nothing secret.
@@ -267,6 +429,7 @@ pub fn json(preview: &Preview) -> Value {
     let waves: Vec<Value> = preview.waves.iter().map(one_wave).collect();
     json!({
         "waves": waves,
+        "left": preview.left.iter().map(waiting_json).collect::<Vec<_>>(),
         "summary": preview.summary,
         "reloads": preview.reloads,
         "lowest_healthy": preview.lowest_healthy,
@@ -281,12 +444,16 @@ pub fn wave_json(wave: &Plan) -> Value {
 
 fn one_wave(wave: &Plan) -> Value {
     let steps: Vec<Value> = wave.steps.iter().map(step_json).collect();
-    let waiting: Vec<Value> = wave
-        .waiting
-        .iter()
-        .map(|w| json!({"object": w.object.to_string(), "kind": w.kind, "reason": w.reason, "until": w.until}))
-        .collect();
-    json!({"steps": steps, "waiting": waiting})
+    json!({"steps": steps, "waiting": wave.waiting.iter().map(waiting_json).collect::<Vec<_>>()})
+}
+
+fn waiting_json(waiting: &Waiting) -> Value {
+    json!({
+        "object": waiting.object.to_string(),
+        "kind": waiting.kind,
+        "reason": waiting.reason,
+        "until": waiting.until,
+    })
 }
 
 /// One step as JSON.

@@ -2,17 +2,19 @@
 //!
 //! Owns the answers to "is it …?". It decides nothing; what follows from an answer is in the modules beside it.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::planner::after;
 use crate::observed::{
     CheckStatus, Consul, Container, ContainerState, Docker, Generation, GenerationId, Health, Loaded, Maintenance,
-    Nginx, Observed, Probe, Registration,
+    NetworkEndpoint, Nginx, Observed, Probe, Registration,
 };
-use crate::spec::{Register, RegisterAddress, Service, Spec};
+use crate::spec::{Register, RegisterAddress, Service};
 
 /// The drain of a registered replica that no upstream of ours selects: others may read the catalog.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
@@ -51,9 +53,22 @@ pub struct Facts<'a> {
     observed: &'a Observed,
     by_service: BTreeMap<&'a str, Vec<&'a Container>>,
     by_container: BTreeMap<&'a str, Vec<&'a Registration>>,
-    routed: BTreeSet<&'a str>,
-    /// By upstream: the containers that the loaded generation routes to.
-    routed_by_upstream: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// Containers that some live worker may send requests to, each with the upstreams in which *every* live worker does.
+    routes: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// The same as addresses, whoever's they are.
+    addresses_routed: OnceCell<BTreeSet<(&'a str, u16)>>,
+    /// By the service that a loaded upstream asks Consul for: the longest drain.
+    loaded_drains: OnceCell<BTreeMap<&'a str, Duration>>,
+    holders: OnceCell<Holders<'a>>,
+    agent_network: OnceCell<Option<&'a str>>,
+}
+
+/// Which of our running containers answers at an address.
+#[derive(Default)]
+struct Holders<'a> {
+    by_address: BTreeMap<IpAddr, &'a str>,
+    /// Host port: the address that it is published on, if that is one of the host's only, and the container.
+    by_host_port: BTreeMap<u16, Vec<(Option<IpAddr>, &'a str)>>,
 }
 
 impl<'a> Facts<'a> {
@@ -77,16 +92,31 @@ impl<'a> Facts<'a> {
             observed,
             by_service,
             by_container,
-            routed: BTreeSet::new(),
-            routed_by_upstream: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            addresses_routed: OnceCell::new(),
+            loaded_drains: OnceCell::new(),
+            holders: OnceCell::new(),
+            agent_network: OnceCell::new(),
         };
-        for (_, generation) in facts.loaded_generations() {
+        for (number, (_, generation)) in facts.loaded_generations().into_iter().enumerate() {
+            let mut routes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
             for (name, routed) in &generation.manifest.upstreams {
-                let containers = routed.endpoints.iter().filter_map(|endpoint| endpoint.container.as_deref());
-                facts.routed_by_upstream.entry(name).or_default().extend(containers);
+                for container in routed.endpoints.iter().filter_map(|endpoint| endpoint.container.as_deref()) {
+                    routes.entry(container).or_default().insert(name);
+                }
+            }
+            if number == 0 {
+                facts.routes = routes;
+                continue;
+            }
+            for (container, upstreams) in &mut facts.routes {
+                let also = routes.get(container);
+                upstreams.retain(|name| also.is_some_and(|also| also.contains(name)));
+            }
+            for container in routes.into_keys() {
+                facts.routes.entry(container).or_default();
             }
         }
-        facts.routed = facts.routed_by_upstream.values().flatten().copied().collect();
         facts
     }
 
@@ -126,22 +156,80 @@ impl<'a> Facts<'a> {
             Loaded::Generation(id) => nginx.generations.contains_key(id),
             Loaded::Mixed(ids) => ids.iter().all(|id| nginx.generations.contains_key(id)),
         };
-        readable.then(|| self.routed.contains(container))
+        readable.then(|| self.routes.contains_key(container))
     }
 
     /// The same by address, for a registration whose container stays.
     pub fn address_routed(&self, address: &str, port: u16) -> Option<bool> {
         self.routed("")?;
-        let mut endpoints = self
-            .loaded_generations()
-            .into_iter()
-            .flat_map(|(_, g)| g.manifest.upstreams.values())
-            .flat_map(|r| &r.endpoints);
-        Some(endpoints.any(|endpoint| endpoint.address == address && endpoint.port == port))
+        let routed = self.addresses_routed.get_or_init(|| {
+            self.loaded_generations()
+                .into_iter()
+                .flat_map(|(_, generation)| generation.manifest.upstreams.values())
+                .flat_map(|routed| &routed.endpoints)
+                .map(|endpoint| (endpoint.address.as_str(), endpoint.port))
+                .collect()
+        });
+        Some(routed.contains(&(address, port)))
     }
 
-    pub fn routed_by(&self, upstream: &str, container: &str) -> bool {
-        self.routed_by_upstream.get(upstream).is_some_and(|containers| containers.contains(container))
+    /// The longest drain of the loaded upstreams that ask Consul for this service.
+    pub fn loaded_drain(&self, consul_service: &str) -> Option<Duration> {
+        let drains = self.loaded_drains.get_or_init(|| {
+            let mut drains: BTreeMap<&str, Duration> = BTreeMap::new();
+            let generations = self.loaded_generations().into_iter();
+            for routed in generations.flat_map(|(_, generation)| generation.manifest.upstreams.values()) {
+                if let Some(query) = &routed.upstream.query {
+                    let longest = drains.entry(&query.service).or_default();
+                    *longest = (*longest).max(routed.upstream.drain);
+                }
+            }
+            drains
+        });
+        drains.get(consul_service).copied()
+    }
+
+    /// The upstreams in which every live worker routes to the container.
+    pub fn upstreams_of(&self, container: &str) -> impl Iterator<Item = &'a str> + '_ {
+        self.routes.get(container).into_iter().flatten().copied()
+    }
+
+    /// Our running container that answers at an address and port, whoever registered those.
+    pub fn container_at(&self, address: &str, port: u16, advertise: Option<&str>) -> Option<&'a str> {
+        let holders = self.holders.get_or_init(|| self.find_holders());
+        let parsed: Option<IpAddr> = address.parse().ok();
+        if let Some(container) = parsed.and_then(|address| holders.by_address.get(&address)) {
+            return Some(container);
+        }
+        let of_host = advertise == Some(address)
+            || parsed.is_some_and(|address| {
+                self.observed.host.addresses.contains(&address) || self.observed.host.default_route == Some(address)
+            });
+        let published = holders.by_host_port.get(&port)?;
+        let found = published.iter().find(|(only, _)| match only {
+            None => of_host,
+            Some(only) => parsed == Some(*only),
+        });
+        found.map(|(_, container)| *container)
+    }
+
+    fn find_holders(&self) -> Holders<'a> {
+        let mut holders = Holders::default();
+        for container in self.docker.iter().flat_map(|docker| docker.containers.values()) {
+            for endpoint in container.networks.values() {
+                for address in endpoint.address.into_iter().chain(endpoint.address6) {
+                    holders.by_address.insert(address, &container.id);
+                }
+            }
+            for published in &container.published {
+                if published.host == 0 {
+                    continue;
+                }
+                let only = published.host_ip.filter(|address| !address.is_unspecified());
+                holders.by_host_port.entry(published.host).or_default().push((only, &container.id));
+            }
+        }
+        holders
     }
 
     /// Fitness by the HEALTHCHECK; without one, by reeve's own probe of the declared check as long as the container is not
@@ -162,58 +250,37 @@ impl<'a> Facts<'a> {
             Health::Unhealthy(output) => Fitness::Unhealthy(format!("its HEALTHCHECK fails: {}", one_line(output))),
             Health::None => {
                 let declared = service.is_some_and(|service| service.register.iter().any(|r| r.check.is_some()));
-                if !declared || !self.registrations(&container.id).is_empty() {
-                    return Fitness::Healthy;
-                }
+                let registered = !self.registrations(&container.id).is_empty();
                 match &container.probe {
-                    Some(Probe::Passing) => Fitness::Healthy,
-                    Some(Probe::Failing(reason)) => Fitness::Starting(format!("its check fails: {reason}")),
-                    None => Fitness::Starting("its check has not been tried yet".to_owned()),
+                    _ if !declared => Fitness::Healthy,
+                    Some(Probe::Failing(reason)) if !registered || self.just_started(container, service) => {
+                        Fitness::Starting(format!("its check fails: {reason}"))
+                    }
+                    None if !registered => Fitness::Starting("its check has not been tried yet".to_owned()),
+                    Some(Probe::Passing | Probe::Failing(_)) | None => Fitness::Healthy,
                 }
             }
         }
     }
 
-    /// The container counts as serving: healthy; and when its service registers, registered with every check passed once;
-    /// and when an upstream of the spec selects it, routed by the loaded generation.
-    pub fn serving(&self, spec: &Spec, container: &Container) -> bool {
-        let service = spec.services.get(&container.service);
-        if !self.fitness(container, service).healthy() {
-            return false;
-        }
-        let registers = service.map_or(container.registers, |service| !service.register.is_empty());
-        if !registers {
-            return true;
-        }
-        let registrations = self.registrations(&container.id);
-        if registrations.is_empty() || !registrations.iter().all(|registration| passing(registration)) {
-            return false;
-        }
-        registrations.iter().all(|registration| {
-            spec.upstreams
-                .values()
-                .filter(|upstream| upstream.query.as_ref().is_some_and(|query| query.service == registration.name))
-                .all(|upstream| self.nginx.is_none() || self.routed_by(&upstream.name, &container.id))
-        })
+    /// Consul's own check has not run since the container was started: what it says is of the time before.
+    fn just_started(&self, container: &Container, service: Option<&Service>) -> bool {
+        let ContainerState::Running { started_at } = container.state else { return false };
+        let checks = service.into_iter().flat_map(|service| &service.register).filter_map(|r| r.check.as_ref());
+        checks
+            .map(|check| after(started_at, check.interval.saturating_add(check.timeout)))
+            .max()
+            .is_some_and(|judged| judged > self.now)
     }
 
-    /// How long a container is drained: the longest drain of the upstreams that route to its registrations, in the spec or
-    /// in a loaded generation.
-    pub fn drain(&self, spec: &Spec, container: &Container) -> Duration {
-        let mut names: BTreeSet<&str> = self.registrations(&container.id).iter().map(|r| r.name.as_str()).collect();
-        if let Some(service) = spec.services.get(&container.service) {
-            names.extend(service.register.iter().map(|register| register.name.as_str()));
+    /// The container is *seen* to be unfit for traffic, as opposed to not known to be fit: a probe that was not made says
+    /// nothing.
+    pub fn unfit(&self, container: &Container, service: Option<&Service>) -> bool {
+        match self.fitness(container, service) {
+            Fitness::Healthy => false,
+            Fitness::NotRunning(_) | Fitness::Unhealthy(_) => true,
+            Fitness::Starting(_) => container.health != Health::None || container.probe.is_some(),
         }
-        let loaded = self.loaded_generations();
-        let in_generations =
-            loaded.iter().flat_map(|(_, generation)| generation.manifest.upstreams.values()).map(|r| &r.upstream);
-        spec.upstreams
-            .values()
-            .chain(in_generations)
-            .filter(|upstream| upstream.query.as_ref().is_some_and(|query| names.contains(query.service.as_str())))
-            .map(|upstream| upstream.drain)
-            .max()
-            .unwrap_or(DEFAULT_DRAIN)
     }
 
     /// The address under which published ports are registered: the setting, the default route's, or the gateway of a
@@ -244,7 +311,7 @@ impl<'a> Facts<'a> {
             RegisterAddress::Container if !host_network => container
                 .networks
                 .values()
-                .find_map(|endpoint| endpoint.address.or(endpoint.address6))
+                .find_map(own_address)
                 .map(|address| (address.to_string(), register.port))
                 .ok_or_else(|| "the container has no address on any network".to_owned()),
             RegisterAddress::Fixed(address) => {
@@ -252,6 +319,12 @@ impl<'a> Facts<'a> {
             }
             RegisterAddress::Published | RegisterAddress::Container => {
                 let (host_ip, port) = match published {
+                    Some(published) if published.host == 0 => {
+                        return Err(format!(
+                            "Docker has not told yet on which host port {}/{} is published",
+                            register.port, register.protocol
+                        ));
+                    }
                     Some(published) => (published.host_ip, published.host),
                     None if host_network => (None, register.port),
                     None => {
@@ -276,29 +349,30 @@ impl<'a> Facts<'a> {
     /// that they share, when it runs in a container; else none.
     pub fn address_for_agent(&self, container: &Container) -> Option<IpAddr> {
         let agent = self.consul?.agent.address?;
-        let own = |endpoint: &crate::observed::NetworkEndpoint| endpoint.address.or(endpoint.address6);
         if self.observed.host.addresses.contains(&agent) || agent.is_loopback() {
-            return container.networks.values().find_map(own);
+            return container.networks.values().find_map(own_address);
         }
-        let docker = self.docker?;
-        let shares = |networks: &BTreeMap<String, crate::observed::NetworkEndpoint>| {
-            networks
-                .iter()
-                .filter(|(_, endpoint)| own(endpoint) == Some(agent))
-                .find_map(|(network, _)| container.networks.get(network).and_then(own))
-        };
-        docker
-            .containers
-            .values()
-            .map(|other| &other.networks)
-            .chain(docker.strangers.values().map(|other| &other.networks))
-            .find_map(shares)
+        let network = self.agent_network.get_or_init(|| {
+            let docker = self.docker?;
+            let of_ours = docker.containers.values().map(|container| &container.networks);
+            let of_others = docker.strangers.values().map(|stranger| &stranger.networks);
+            of_ours.chain(of_others).find_map(|networks| {
+                let mut networks = networks.iter();
+                networks.find(|(_, endpoint)| own_address(endpoint) == Some(agent)).map(|(name, _)| name.as_str())
+            })
+        });
+        container.networks.get((*network)?).and_then(own_address)
     }
 
     /// The container is a Raft peer of Consul: such are replaced one at a time.
     pub fn consul_peer(&self, container: &Container) -> bool {
         let Some(consul) = self.consul else { return false };
         consul.peers.iter().any(|peer| peer_host(peer).is_some_and(|address| has_address(container, address)))
+    }
+
+    /// Whether Consul tells which containers are its servers.
+    pub fn peers_known(&self) -> bool {
+        self.consul.is_some_and(|consul| consul.leader.is_some() && !consul.peers.is_empty())
     }
 
     /// A leader is there, and every peer that lives on a network of ours is a running container.
@@ -338,6 +412,11 @@ pub fn passing(registration: &Registration) -> bool {
             let ran = !id.ends_with(":declared") || !check.output.is_empty();
             check.status == CheckStatus::Passing && ran
         })
+}
+
+/// The address of a container on a network.
+pub fn own_address(endpoint: &NetworkEndpoint) -> Option<IpAddr> {
+    endpoint.address.or(endpoint.address6)
 }
 
 fn peer_host(peer: &str) -> Option<IpAddr> {

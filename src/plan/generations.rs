@@ -56,7 +56,14 @@ impl<'a> Planner<'a> {
             return self.wait(ObjectKey::Nginx, "orphans", reason);
         }
         let mut wanted = self.wanted_routes(nginx);
+        if let Some(reason) = self.content_unseen(nginx, &wanted) {
+            return self.wait(ObjectKey::Nginx, "generation_lost", reason);
+        }
         self.keep_last_good(nginx, &mut wanted);
+        if wanted.is_empty() && nginx.current.is_none() && nginx.loaded == Loaded::Nothing {
+            // Nothing can be routed yet: no reload for that.
+            return;
+        }
         let hash = settings.renderer.generation_hash(&self.context.owner, &wanted, settings.probe);
         if let Some((id, cause)) = self.generation_in_place(nginx, &hash, wanted) {
             self.load(nginx, id, cause);
@@ -79,6 +86,19 @@ impl<'a> Planner<'a> {
         settings.renderer.render(&id, &self.context.owner, &wanted, settings.probe, settings.generations)
     }
 
+    /// nginx serves by a generation that is not on disk any more, and an upstream cannot be read now: a new generation would
+    /// take away what still works.
+    fn content_unseen(&self, nginx: &Nginx, wanted: &Routes) -> Option<String> {
+        let Loaded::Generation(id) = &nginx.loaded else { return None };
+        if nginx.generations.contains_key(id) {
+            return None;
+        }
+        let unread = self.spec.upstreams.keys().find(|name| !wanted.contains_key(*name))?;
+        Some(format!(
+            "nginx runs generation {id}, which is not on disk any more; it goes on until upstream {unread} can be read"
+        ))
+    }
+
     /// An upstream that cannot be rendered waits with that reason and keeps what it had; the others go on.
     fn keep_last_good(&mut self, nginx: &'a Nginx, wanted: &mut Routes) {
         let Some(settings) = &self.context.nginx else { return };
@@ -87,11 +107,21 @@ impl<'a> Planner<'a> {
             // It was rendered already.
             return;
         }
-        for (name, fault) in settings.renderer.faults(&self.context.owner, wanted, settings.probe) {
-            self.wait(ObjectKey::Upstream(name.clone()), "refused", format!("it cannot be rendered: {fault}"));
-            wanted.remove(&name);
-            if let Some(before) = current.and_then(|generation| generation.manifest.upstreams.get(&name)) {
-                wanted.insert(name, before.clone());
+        // What an upstream had may clash with what another one has now: then it is left out.
+        let mut kept: BTreeSet<String> = BTreeSet::new();
+        loop {
+            let faults = settings.renderer.faults(&self.context.owner, wanted, settings.probe);
+            if faults.is_empty() {
+                return;
+            }
+            for (name, fault) in faults {
+                wanted.remove(&name);
+                let before = current.and_then(|generation| generation.manifest.upstreams.get(&name));
+                if let (true, Some(before)) = (kept.insert(name.clone()), before) {
+                    let routed = self.last_good(before);
+                    wanted.insert(name.clone(), routed);
+                }
+                self.wait(ObjectKey::Upstream(name), "refused", format!("it cannot be rendered: {fault}"));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! world shows the earlier ones done, so there is no program counter that a crash could lose.
 
 pub mod action;
+mod capacity;
 pub mod changes;
 pub mod context;
 pub mod display;
@@ -56,6 +57,7 @@ pub fn wanted_generation(
     planner.hold_mass_removal();
     planner.call_rosters();
     planner.replicas();
+    planner.registrations();
     planner.wanted_generation()
 }
 

@@ -1,6 +1,8 @@
 //! What the parts of the planner share while one wave is put together.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
@@ -11,7 +13,8 @@ use super::facts::Facts;
 use super::replicas::Roster;
 use super::{Action, Change, ObjectKey, Plan, Step, Waiting};
 use crate::observed::{Observed, Pin};
-use crate::spec::Spec;
+use crate::spec::upstream::CatalogQuery;
+use crate::spec::{Spec, Upstream};
 
 pub(super) struct Planner<'a> {
     pub spec: &'a Spec,
@@ -19,7 +22,13 @@ pub(super) struct Planner<'a> {
     pub facts: Facts<'a>,
     pub now: Timestamp,
     pub context: &'a Context<'a>,
-    pub rosters: BTreeMap<&'a str, Roster<'a>>,
+    pub owner: String,
+    /// The upstreams of the spec by the service that they ask Consul for.
+    pub upstreams_by_service: BTreeMap<&'a str, Vec<&'a Upstream>>,
+    /// The containers of the passing instances in each answer of the catalog.
+    pub listed_containers: OnceCell<BTreeMap<&'a CatalogQuery, BTreeSet<&'a str>>>,
+    /// By service of the spec; empty while Docker cannot be read.
+    pub rosters: Rc<BTreeMap<&'a str, Roster<'a>>>,
     /// Ids of containers that leave traffic: draining, or about to be drained by this wave. `routes` subtracts them.
     pub retiring: BTreeSet<&'a str>,
     /// Ids of registrations that leave while their container stays.
@@ -33,13 +42,22 @@ pub(super) struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     pub fn new(spec: &'a Spec, observed: &'a Observed, now: Timestamp, context: &'a Context<'a>) -> Self {
+        let mut upstreams_by_service: BTreeMap<&str, Vec<&Upstream>> = BTreeMap::new();
+        for upstream in spec.upstreams.values() {
+            if let Some(query) = &upstream.query {
+                upstreams_by_service.entry(&query.service).or_default().push(upstream);
+            }
+        }
         Self {
             spec,
             observed,
             facts: Facts::new(observed, now),
             now,
             context,
-            rosters: BTreeMap::new(),
+            owner: context.owner.to_string(),
+            upstreams_by_service,
+            listed_containers: OnceCell::new(),
+            rosters: Rc::default(),
             retiring: BTreeSet::new(),
             retiring_registrations: BTreeSet::new(),
             removals_held: None,

@@ -1,6 +1,6 @@
 //! Choosing host ports and names for a new replica.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::observed::{ChosenPort, Container, ContainerState, Docker};
@@ -11,7 +11,6 @@ use crate::spec::container::{Port, Protocol, Published};
 struct Holder {
     protocol: Protocol,
     host_ip: Option<IpAddr>,
-    host: u16,
     /// In words.
     name: String,
     ours: bool,
@@ -19,29 +18,29 @@ struct Holder {
 
 /// The host ports and names that are taken on this engine.
 pub struct Taken {
-    holders: Vec<Holder>,
+    /// By host port.
+    holders: BTreeMap<u16, Vec<Holder>>,
     names: BTreeSet<String>,
     stranger_names: BTreeSet<String>,
 }
 
 impl Taken {
     pub fn of(docker: &Docker) -> Self {
-        let mut taken = Self { holders: Vec::new(), names: BTreeSet::new(), stranger_names: BTreeSet::new() };
+        let mut taken = Self { holders: BTreeMap::new(), names: BTreeSet::new(), stranger_names: BTreeSet::new() };
         for container in docker.containers.values() {
             taken.hold_container(container);
         }
         for stranger in docker.strangers.values() {
             taken.stranger_names.insert(stranger.name.clone());
             if stranger.running {
-                let holders =
-                    stranger.published.iter().filter(|published| published.host != 0).map(|published| Holder {
+                for published in stranger.published.iter().filter(|published| published.host != 0) {
+                    taken.holders.entry(published.host).or_default().push(Holder {
                         protocol: published.protocol,
                         host_ip: published.host_ip,
-                        host: published.host,
                         name: format!("container {}, which is not ours", stranger.name),
                         ours: false,
                     });
-                taken.holders.extend(holders);
+                }
             }
         }
         taken
@@ -51,36 +50,35 @@ impl Taken {
         self.names.insert(container.name.clone());
         let bound =
             !matches!(container.state, ContainerState::Exited { .. } | ContainerState::Dead | ContainerState::Removing);
-        let chosen = container.chosen_ports.iter().filter(|port| bound && port.host != 0);
-        self.holders.extend(chosen.map(|port| Holder {
-            protocol: port.protocol,
-            host_ip: port.host_ip,
-            host: port.host,
-            name: format!("replica {}", container.name),
-            ours: true,
-        }));
+        if bound {
+            self.hold(&container.name, &container.chosen_ports);
+        }
+    }
+
+    fn hold(&mut self, replica: &str, ports: &[ChosenPort]) {
+        for port in ports.iter().filter(|port| port.host != 0) {
+            self.holders.entry(port.host).or_default().push(Holder {
+                protocol: port.protocol,
+                host_ip: port.host_ip,
+                name: format!("replica {replica}"),
+                ours: true,
+            });
+        }
     }
 
     /// Takes what a replica that this wave creates will hold.
     pub fn reserve(&mut self, name: &str, ports: &[ChosenPort]) {
         self.names.insert(name.to_owned());
-        self.holders.extend(ports.iter().filter(|port| port.host != 0).map(|port| Holder {
-            protocol: port.protocol,
-            host_ip: port.host_ip,
-            host: port.host,
-            name: format!("replica {name}"),
-            ours: true,
-        }));
+        self.hold(name, ports);
     }
 
     fn holder(&self, port: &Port, host: u16) -> Option<&Holder> {
-        self.holders
-            .iter()
-            .find(|held| held.host == host && held.protocol == port.protocol && overlap(held.host_ip, port.host_ip))
+        let mut held = self.holders.get(&host)?.iter();
+        held.find(|held| held.protocol == port.protocol && overlap(held.host_ip, port.host_ip))
     }
 
     /// One host port for each published port of the service, for the replica in this slot: slot k gets the k-th port of
-    /// a range, or, while that is held by a replica of ours, a spare one beyond the replicas' own.
+    /// a range, or, while that is held by a replica of ours, a free one of the range.
     pub fn choose_ports(&self, service: &Service, slot: u32) -> Result<Vec<ChosenPort>, String> {
         service.config.ports.iter().map(|port| self.choose_port(service, port, slot)).collect()
     }
@@ -98,11 +96,28 @@ impl Taken {
         let Some(holder) = self.holder(port, own) else {
             return Ok(chosen(own));
         };
-        let spare = (service.replicas..).map_while(at).find(|host| self.holder(port, *host).is_none());
+        let all = || (0..=u32::from(last - first)).filter_map(at);
+        let beyond = usize::try_from(service.replicas).unwrap_or(usize::MAX);
+        // First those that are nobody's own; but a replica of another slot may live on one of them.
+        let spare = all().skip(beyond).chain(all().take(beyond)).find(|host| self.holder(port, *host).is_none());
         if let (Some(host), true) = (spare, holder.ours) {
             return Ok(chosen(host));
         }
         Err(format!("host port {own} is held by {}", holder.name))
+    }
+
+    /// Why the slot cannot be filled even when our own old replica has left it: somebody else holds its name or a port.
+    pub fn stranger_in_the_way(&self, project: &str, service: &Service, slot: u32) -> Option<String> {
+        let name = service.config.container_name.clone().unwrap_or_else(|| plain_name(project, service, slot));
+        if let Err(reason) = self.unless_stranger(name) {
+            return Some(reason);
+        }
+        service.config.ports.iter().find_map(|port| {
+            let Published::Range { first, last } = port.published else { return None };
+            let own = u16::try_from(u32::from(first) + slot.saturating_sub(1)).ok().filter(|own| *own <= last)?;
+            let holder = self.holder(port, own).filter(|holder| !holder.ours)?;
+            Some(format!("host port {own} is held by {}", holder.name))
+        })
     }
 
     /// `<project>-<service>-<slot>-<hash8>`, with a number when a replica of ours still has that name (the image was
@@ -114,7 +129,7 @@ impl Taken {
             }
             return self.unless_stranger(name.clone());
         }
-        let plain = format!("{project}-{}-{slot}-{}", service.name, service.hash.short());
+        let plain = plain_name(project, service, slot);
         let free = std::iter::once(plain.clone())
             .chain((2..).map(|number| format!("{plain}-{number}")))
             .find(|name| !self.names.contains(name));
@@ -129,6 +144,10 @@ impl Taken {
         }
         Ok(name)
     }
+}
+
+fn plain_name(project: &str, service: &Service, slot: u32) -> String {
+    format!("{project}-{}-{slot}-{}", service.name, service.hash.short())
 }
 
 /// Two bindings of one port clash unless both name an address and the addresses differ.

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 
 use super::action::{Action, ConsulAction, DockerAction, NewGeneration, NginxAction};
 use super::facts::{Facts, Fitness};
-use super::{Context, Plan, plan};
+use super::{Context, Plan, Waiting, plan};
+use crate::model::Peers;
 use crate::observed::{Loaded, Maintenance, NginxProcess, Observed, RoutedUpstream};
-use crate::spec::Spec;
+use crate::spec::{Spec, UpdateOrder};
 
 /// More waves than any real roll-out has: the end of a preview that does not end.
 const MOST_WAVES: usize = 5000;
@@ -19,16 +20,20 @@ const MOST_WAVES: usize = 5000;
 pub struct Preview {
     /// At least one; the first is what would happen now.
     pub waves: Vec<Plan>,
+    /// What still waits when all waves are done: time and the waves end all else.
+    pub left: Vec<Waiting>,
     pub summary: Summary,
     /// How often nginx is reloaded or started.
     pub reloads: usize,
-    /// For each service that is changed and ran before: the lowest count of healthy replicas on the way.
+    /// For each service that ran before, loses a container and is still wanted: the lowest count of healthy replicas on the way.
     pub lowest_healthy: BTreeMap<String, Lowest>,
-    /// The generation that is loaded at the end, if a new one is written.
+    /// The generation that is in force at the end, if that is another one than now.
     pub generation: Option<Box<NewGeneration>>,
-    /// Containers that are removed, by name, and the ones made in their place: for the symbols of a replacement.
+    /// Containers that are removed, by name, and the ones made in their place.
     pub replaced: BTreeMap<String, Replacement>,
-    pub removed: BTreeSet<String>,
+    /// Objects that are removed on the way, and objects that are made, as they print.
+    pub destroyed: BTreeSet<String>,
+    pub added: BTreeSet<String>,
 }
 
 /// Objects over all waves; a replacement is one to add and one to destroy.
@@ -43,7 +48,7 @@ pub struct Summary {
 pub struct Lowest {
     pub healthy: u32,
     pub of: u32,
-    /// Why it is not start-first.
+    /// Why it cannot be otherwise; empty when all go on serving.
     pub reason: String,
 }
 
@@ -67,9 +72,12 @@ impl Preview {
         let mut now = now;
         let mut waves = Vec::new();
         let mut lowest = Lowlights::new(spec, observed, now);
+        let mut left = Vec::new();
+        let mut peers = Peers::of(observed);
         while waves.len() < MOST_WAVES {
             let wave = plan(spec, &world, now, context);
             if wave.steps.is_empty() {
+                left.clone_from(&wave.waiting);
                 let next = wave.waiting.iter().filter_map(|waiting| waiting.until).filter(|until| *until > now).min();
                 if waves.is_empty() {
                     waves.push(wave);
@@ -87,17 +95,32 @@ impl Preview {
             lowest.note(spec, &world, now);
             waves.push(wave);
             world.assume_healthy();
+            peers.follow(&mut world);
+            for job in spec.services.values().filter(|service| service.job) {
+                world.assume_done(&job.name, now);
+            }
         }
         let after = routes_in_force(&world);
         let (summary, replaced) = ledger.summary(&before, &after);
+        let current = |observed: &Observed| observed.nginx.known().and_then(|nginx| nginx.current.clone());
+        let id = current(&world).filter(|id| current(observed).as_ref() != Some(id));
+        let generation = id.zip(context.nginx.as_ref()).and_then(|(id, settings)| {
+            settings
+                .renderer
+                .render(&id, &context.owner, &after, settings.probe, settings.generations)
+                .ok()
+                .map(Box::new)
+        });
         Self {
             waves,
+            left,
             summary,
             reloads: ledger.reloads,
-            lowest_healthy: lowest.changed(spec, &ledger.services),
-            generation: ledger.generation,
+            lowest_healthy: lowest.changed(spec, &ledger.services, &ledger.networks),
+            generation,
             replaced,
-            removed: ledger.containers_removed.keys().cloned().collect(),
+            destroyed: ledger.destroyed,
+            added: ledger.added,
         }
     }
 }
@@ -123,10 +146,12 @@ struct Ledger {
     /// By name: (service, slot, number of the wave's step).
     containers_added: BTreeMap<String, (String, u32, usize)>,
     containers_removed: BTreeMap<String, (String, u32, usize)>,
+    /// Services that lose a container.
     services: BTreeSet<String>,
+    /// Networks that are removed.
+    networks: BTreeSet<String>,
     reloads: usize,
     nginx_touched: bool,
-    generation: Option<Box<NewGeneration>>,
     step: usize,
 }
 
@@ -137,15 +162,13 @@ impl Ledger {
             Action::Docker(action) => self.note_docker(action, world),
             Action::Consul(action) => self.note_consul(action, world),
             Action::Nginx(action) => match action {
-                NginxAction::WriteGeneration(new) => {
-                    self.nginx_touched = true;
-                    self.generation = Some(new.clone());
-                }
                 NginxAction::Reload { .. } | NginxAction::Start { .. } => {
                     self.nginx_touched = true;
                     self.reloads += 1;
                 }
-                NginxAction::SwitchGeneration { .. } | NginxAction::QuitOrphans { .. } => self.nginx_touched = true,
+                NginxAction::WriteGeneration(_)
+                | NginxAction::SwitchGeneration { .. }
+                | NginxAction::QuitOrphans { .. } => self.nginx_touched = true,
                 // Old files, not an object that anybody counts.
                 NginxAction::RemoveGeneration { .. } => {}
             },
@@ -156,12 +179,14 @@ impl Ledger {
     fn note_docker(&mut self, action: &DockerAction, world: &Observed) {
         match action {
             DockerAction::CreateNetwork(network) => self.add(format!("network {}", network.name)),
-            DockerAction::RemoveNetwork { name, .. } => self.destroy(format!("network {name}")),
+            DockerAction::RemoveNetwork { name, .. } => {
+                self.networks.insert(name.clone());
+                self.destroy(format!("network {name}"));
+            }
             DockerAction::CreateVolume(volume) => self.add(format!("volume {}", volume.name)),
             DockerAction::RemoveVolume { name } => self.destroy(format!("volume {name}")),
             DockerAction::PullImage { image, .. } => self.add(format!("image {image}")),
             DockerAction::CreateContainer(new) => {
-                self.services.insert(new.service.clone());
                 self.containers_added.insert(new.name.clone(), (new.service.clone(), new.slot, self.step));
                 self.add(format!("replica {}", new.name));
             }
@@ -216,7 +241,7 @@ impl Ledger {
         let mut summary = Summary {
             add: self.added.len(),
             change: self.changed.iter().filter(|o| !self.added.contains(*o) && !self.destroyed.contains(*o)).count(),
-            destroy: self.destroyed.iter().filter(|o| !self.added.contains(*o)).count(),
+            destroy: self.destroyed.len(),
         };
         if self.nginx_touched {
             let mut touched = false;
@@ -269,13 +294,21 @@ impl Lowlights {
         }
     }
 
-    fn changed(self, spec: &Spec, touched: &BTreeSet<String>) -> BTreeMap<String, Lowest> {
+    /// `networks`: those that are removed on the way.
+    fn changed(self, spec: &Spec, touched: &BTreeSet<String>, networks: &BTreeSet<String>) -> BTreeMap<String, Lowest> {
         self.lowest
             .into_iter()
             .filter(|(name, _)| touched.contains(name))
             .filter_map(|(name, healthy)| {
-                let service = spec.services.get(&name).filter(|service| !service.job)?;
-                let reason = super::order::decide(spec, service).reason;
+                let service = spec.services.get(&name).filter(|service| !service.job && service.replicas > 0)?;
+                let network = service.config.networks.keys().find(|name| networks.contains(*name));
+                let order = super::order::decide(spec, service);
+                let reason = match (network, order.order) {
+                    _ if healthy >= service.replicas => String::new(),
+                    (Some(network), _) => format!("network {network} is replaced"),
+                    (None, UpdateOrder::StopFirst) => format!("stop-first: {}", order.reason),
+                    (None, UpdateOrder::StartFirst) => String::new(),
+                };
                 Some((name, Lowest { healthy, of: service.replicas, reason }))
             })
             .collect()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::action::{Action, ConsulAction, NewRegistration, WantedCheck};
-use super::facts::{Fitness, one_line};
+use super::facts::{Fitness, one_line, own_address, passing};
 use super::planner::{Planner, after};
 use super::retire::seconds;
 use super::{Change, ObjectKey};
@@ -42,11 +42,10 @@ impl<'a> Planner<'a> {
             }
         }
         let mut wanted_ids: BTreeSet<String> = BTreeSet::new();
-        let rosters = std::mem::take(&mut self.rosters);
+        let rosters = self.rosters.clone();
         for service in spec.services.values() {
             let Some(roster) = rosters.get(service.name.as_str()) else { continue };
-            let leaving = roster.leaving.iter().map(|leaving| leaving.container);
-            for container in roster.current.values().copied().chain(leaving) {
+            for container in roster.current.values().copied() {
                 if self.retiring.contains(container.id.as_str()) {
                     continue;
                 }
@@ -58,8 +57,12 @@ impl<'a> Planner<'a> {
                     wanted_ids.insert(id);
                 }
             }
+            for leaving in &roster.leaving {
+                if !self.retiring.contains(leaving.container.id.as_str()) {
+                    self.keep_registered(service, leaving.container, no_leader, &mut wanted_ids);
+                }
+            }
         }
-        self.rosters = rosters;
         self.unwanted_registrations(&wanted_ids);
         // A moment is what anti-entropy takes.
         let now = self.now;
@@ -72,8 +75,35 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn registration_id(&self, container: &Container, register: &Register) -> String {
+    pub(super) fn registration_id(&self, container: &Container, register: &Register) -> String {
         format!("{}:{}:{}/{}", self.context.owner.node, container.name, register.port, register.protocol)
+    }
+
+    /// A replica that is to leave, and serves until others can: what it is registered as stays as it is, since the spec
+    /// speaks of its successor. One that lost it all is registered as the spec says, if it can be.
+    fn keep_registered(
+        &mut self,
+        service: &'a Service,
+        container: &'a Container,
+        no_leader: bool,
+        wanted: &mut BTreeSet<String>,
+    ) {
+        let registrations = self.facts.registrations(&container.id).to_vec();
+        for registration in &registrations {
+            wanted.insert(registration.id.clone());
+            self.health(container, registration, ObjectKey::Registration(registration.id.clone()));
+        }
+        if !registrations.is_empty() || no_leader {
+            return;
+        }
+        let advertise = self.context.advertise.as_deref();
+        for register in &service.register {
+            if self.facts.registered_address(container, register, advertise).is_ok() {
+                let id = self.registration_id(container, register);
+                self.registration(service, container, register, &id);
+                wanted.insert(id);
+            }
+        }
     }
 
     fn registration(&mut self, service: &'a Service, container: &'a Container, register: &Register, id: &str) {
@@ -85,7 +115,13 @@ impl<'a> Planner<'a> {
             // The replica itself waits with this reason.
             return;
         }
-        if matches!(fitness, Fitness::NotRunning(_)) {
+        if seen.is_some_and(|seen| seen.container != container.id) && fitness != Fitness::Healthy {
+            // What passes there is the container of the same name that was before: this one must earn it.
+            let deregister = ConsulAction::Deregister { id: id.to_owned() };
+            return self.step(object, Action::Consul(deregister), "its container is gone");
+        }
+        if matches!(fitness, Fitness::NotRunning(_)) || self.detached(service, container).next().is_some() {
+            // Its addresses are those of another moment.
             return;
         }
         if let Some(stranger) = consul.strangers.get(id) {
@@ -99,7 +135,7 @@ impl<'a> Planner<'a> {
             Err(reason) => return self.wait(object, "address", reason),
         };
         let Some(seen) = seen else {
-            let cause = format!("{} is healthy and not registered", container.name);
+            let cause = "its container is healthy and not registered";
             let action = ConsulAction::Register(Box::new(wanted));
             return self.step(object, Action::Consul(action), cause);
         };
@@ -150,9 +186,7 @@ impl<'a> Planner<'a> {
         let check = register.check.as_ref().map(|check| {
             let own = match check.address {
                 CheckAddress::Auto => self.facts.address_for_agent(container),
-                CheckAddress::Container => {
-                    container.networks.values().find_map(|endpoint| endpoint.address.or(endpoint.address6))
-                }
+                CheckAddress::Container => container.networks.values().find_map(own_address),
                 CheckAddress::Registered => None,
             };
             let (check_address, check_port) =
@@ -194,45 +228,84 @@ impl<'a> Planner<'a> {
                 // `retire` goes on with it, in its order.
                 continue;
             }
-            let cause = "its service does not register it any more";
-            self.retiring_registrations.insert(registration.id.as_str());
-            match &registration.maintenance {
-                Maintenance::Off => {
-                    let drain = ConsulAction::Drain { id: registration.id.clone(), reason: format!("reeve: {cause}") };
-                    self.step(object, Action::Consul(drain), cause);
+            let Some(container) = docker.containers.get(&registration.container) else { continue };
+            if registration.maintenance == Maintenance::Off
+                && let Some(reason) = self.successor_missing(container, registration)
+            {
+                self.wait(object, "roll", reason);
+                continue;
+            }
+            self.retire_registration(registration, container, object);
+        }
+    }
+
+    /// Another port or name of the same replica takes over: that one must serve before this one goes. Why it does not.
+    fn successor_missing(&self, container: &Container, registration: &Registration) -> Option<String> {
+        let service = self.spec.services.get(&container.service)?;
+        let consul = self.facts.consul?;
+        let advertise = self.context.advertise.as_deref();
+        for register in &service.register {
+            let id = self.registration_id(container, register);
+            let Some(seen) = consul.registrations.get(&id).filter(|seen| passing(seen)) else {
+                if self.facts.registered_address(container, register, advertise).is_err() {
+                    // It cannot be had; nobody knows for how long.
                     continue;
                 }
-                Maintenance::Draining { .. } | Maintenance::Operator { .. } => {}
+                return Some(format!("its service does not register it any more; it stays until {id} passes"));
+            };
+            let asked = self
+                .selecting(&register.name)
+                .iter()
+                .any(|upstream| upstream.query.as_ref().is_some_and(|query| self.will_answer(service, query)));
+            if asked
+                && self.context.nginx.is_some()
+                && self.facts.address_routed(&registration.address, registration.port) == Some(true)
+                && self.facts.address_routed(&seen.address, seen.port) == Some(false)
+            {
+                return Some(format!("its service does not register it any more; it stays until {id} is routed"));
             }
-            if self.context.nginx.is_some() {
-                match self.facts.address_routed(&registration.address, registration.port) {
-                    Some(false) => {}
-                    Some(true) => {
-                        self.wait(object, "routed", "drained; a generation without it is not loaded yet");
-                        continue;
-                    }
-                    None => {
-                        self.wait(object, "nginx_unknown", "drained; whether nginx routes to it cannot be read");
-                        continue;
-                    }
+        }
+        None
+    }
+
+    /// The next step of a registration that leaves while its container stays.
+    fn retire_registration(&mut self, registration: &'a Registration, container: &'a Container, object: ObjectKey) {
+        let cause = "its service does not register it any more";
+        self.retiring_registrations.insert(registration.id.as_str());
+        if registration.maintenance == Maintenance::Off {
+            let drain = ConsulAction::Drain { id: registration.id.clone(), reason: format!("reeve: {cause}") };
+            return self.step(object, Action::Consul(drain), cause);
+        }
+        let nginx = self.facts.nginx.filter(|_| self.context.nginx.is_some());
+        if self.context.nginx.is_some() {
+            match self.facts.address_routed(&registration.address, registration.port) {
+                Some(false) => {}
+                Some(true) => {
+                    return self.wait(object, "routed", "drained; a generation without it is not loaded yet");
+                }
+                None => {
+                    return self.wait(object, "nginx_unknown", "drained; whether nginx routes to it cannot be read");
                 }
             }
-            match (&registration.maintenance, registration.drain_start) {
-                (Maintenance::Draining { .. }, None) => {
-                    let clock = ConsulAction::StartDrainClock { id: registration.id.clone(), at: self.now };
-                    self.step(object, Action::Consul(clock), "nginx is seen not routing to it");
-                }
-                (_, start) => {
-                    let container = docker.containers.get(&registration.container);
-                    let drain = container.map_or(super::facts::DEFAULT_DRAIN, |c| self.facts.drain(self.spec, c));
-                    let over = start.map(|start| after(start, drain)).filter(|over| *over > self.now);
-                    if let Some(over) = over {
-                        let reason = format!("unrouted; requests under way get {} to end", seconds(drain));
-                        self.wait_until(object, "drain", reason, over);
-                    } else {
-                        self.step(object, Action::Consul(deregister), cause);
-                    }
-                }
+        }
+        let start = match (&registration.maintenance, registration.drain_start) {
+            (Maintenance::Draining { .. }, None) => {
+                let clock = ConsulAction::StartDrainClock { id: registration.id.clone(), at: self.now };
+                return self.step(object, Action::Consul(clock), "nothing loaded routes to it");
+            }
+            (_, Some(start)) => Some(start),
+            // Somebody else's maintenance: there is no clock of ours.
+            (_, None) => nginx.map(|nginx| nginx.loaded_since),
+        };
+        let drain = self.drain_time(container);
+        match start.map(|start| after(start, drain)).filter(|over| *over > self.now) {
+            Some(over) => {
+                let reason = format!("unrouted; requests under way get {} to end", seconds(drain));
+                self.wait_until(object, "drain", reason, over);
+            }
+            None => {
+                let deregister = ConsulAction::Deregister { id: registration.id.clone() };
+                self.step(object, Action::Consul(deregister), cause);
             }
         }
     }
@@ -243,7 +316,8 @@ fn differences(seen: &Registration, wanted: &NewRegistration) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut field = |name: &str, old: String, new: String| {
         if old != new {
-            changes.push(Change { field: name.to_owned(), old: Some(old), new: Some(new) });
+            let side = |text: String| Some(text).filter(|text| !text.is_empty());
+            changes.push(Change { field: name.to_owned(), old: side(old), new: side(new) });
         }
     };
     field("name", seen.name.clone(), wanted.name.clone());

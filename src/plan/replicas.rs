@@ -3,19 +3,21 @@
 //! The gates are conditions over what is observed. How a replica leaves is `retire`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::action::{Action, DockerAction, NewContainer};
+use super::capacity::{Capacity, Place};
 use super::changes;
-use super::facts::{Facts, Fitness};
+use super::facts::Fitness;
 use super::order::{self, Order};
 use super::planner::{Planner, after};
 use super::ports::Taken;
 use super::{Change, ObjectKey};
 use crate::observed::{Container, ContainerState, WantedAttachment};
-use crate::spec::container::NetworkMode;
+use crate::spec::container::{NetworkAttachment, NetworkMode};
 use crate::spec::{DependencyCondition, PullPolicy, Service, UpdateOrder};
 
 /// A container that ran for less than this is not started again at once.
@@ -30,6 +32,8 @@ pub(super) struct Roster<'a> {
     /// To be replaced or to go: with the cause and what differs.
     pub leaving: Vec<Leaving<'a>>,
     pub order: Order,
+    /// The upstreams that route to some container of it.
+    pub upstreams: BTreeSet<&'a str>,
     /// Everything of it must be gone before a new one can be made (its network is replaced).
     pub all_at_once: bool,
 }
@@ -48,11 +52,8 @@ impl<'a> Planner<'a> {
         if self.facts.docker.is_none() {
             return;
         }
-        let spec = self.spec;
-        for service in spec.services.values() {
-            let roster = self.roster(service);
-            self.rosters.insert(&service.name, roster);
-        }
+        let services = self.spec.services.values();
+        self.rosters = Rc::new(services.map(|service| (service.name.as_str(), self.roster(service))).collect());
     }
 
     fn roster(&self, service: &'a Service) -> Roster<'a> {
@@ -60,11 +61,13 @@ impl<'a> Planner<'a> {
             current: BTreeMap::new(),
             leaving: Vec::new(),
             order: order::decide(self.spec, service),
+            upstreams: BTreeSet::new(),
             all_at_once: false,
         };
-        let replaced_network = service.config.networks.keys().find(|name| self.network_differs(name));
+        let replaced_network = service.config.networks.keys().find(|name| self.network_replaced(name));
         roster.all_at_once = replaced_network.is_some();
         for container in self.facts.containers(&service.name).iter().copied() {
+            roster.upstreams.extend(self.facts.upstreams_of(&container.id));
             let outdated = match replaced_network {
                 Some(network) => Some((format!("network {network} is replaced"), Vec::new())),
                 None => self.outdated(service, container),
@@ -90,9 +93,9 @@ impl<'a> Planner<'a> {
         roster
     }
 
-    fn rank(&self, service: &Service, container: &Container) -> u8 {
+    fn rank(&self, service: &Service, container: &'a Container) -> u8 {
         match self.facts.fitness(container, Some(service)) {
-            Fitness::Healthy if self.facts.serving(self.spec, container) => 4,
+            Fitness::Healthy if !self.places(container).is_empty() => 4,
             Fitness::Healthy => 3,
             Fitness::Starting(_) => 2,
             Fitness::Unhealthy(_) => 1,
@@ -138,34 +141,33 @@ impl<'a> Planner<'a> {
             return;
         };
         let mut taken = Taken::of(docker);
-        let rosters = std::mem::take(&mut self.rosters);
+        let rosters = self.rosters.clone();
         let spec = self.spec;
         // Every roster is looked at before anything is created: what leaves in this wave must not count as serving.
         for service in spec.services.values() {
             if let Some(roster) = rosters.get(service.name.as_str()) {
-                self.retire_of(service, roster);
+                self.retire_of(service, roster, &taken);
             }
         }
         for service in spec.services.values() {
             if let Some(roster) = rosters.get(service.name.as_str()) {
-                self.keep_running(service, roster, &rosters);
-                self.create_missing(service, roster, &rosters, &mut taken);
+                self.keep_running(service, roster);
+                self.create_missing(service, roster, &mut taken);
             }
         }
-        self.rosters = rosters;
         self.retire_leaving_services();
     }
 
     // ------------------------------------------------------------------------------------------ keeping
 
-    fn keep_running(&mut self, service: &'a Service, roster: &Roster<'a>, rosters: &BTreeMap<&'a str, Roster<'a>>) {
+    fn keep_running(&mut self, service: &'a Service, roster: &Roster<'a>) {
         for container in roster.current.values() {
             let object = ObjectKey::Replica(container.name.clone());
             if !matches!(container.state, ContainerState::Removing) {
                 self.connect_networks(service, container);
             }
             match &container.state {
-                ContainerState::Created => match self.dependency_missing(service, rosters) {
+                ContainerState::Created => match self.dependency_missing(service) {
                     Some(reason) => self.wait(object, "dependency", reason),
                     None => self.start(object, container, "it was made but not started"),
                 },
@@ -208,14 +210,27 @@ impl<'a> Planner<'a> {
         self.step(object, Action::Docker(action), cause);
     }
 
+    /// Networks of the spec that exist, and that the container is not attached to.
+    pub(super) fn detached<'s>(
+        &'s self,
+        service: &'s Service,
+        container: &'s Container,
+    ) -> impl Iterator<Item = (&'s String, &'s NetworkAttachment)> + 's {
+        service.config.networks.iter().filter(|(network, _)| {
+            let there = self.facts.docker.is_some_and(|docker| docker.networks.contains_key(*network));
+            there && !container.networks.contains_key(*network)
+        })
+    }
+
     fn connect_networks(&mut self, service: &Service, container: &Container) {
-        for (network, attachment) in &service.config.networks {
-            let there = self.facts.docker.is_some_and(|docker| docker.networks.contains_key(network));
-            if there && !container.networks.contains_key(network) {
+        let detached: Vec<(String, NetworkAttachment)> =
+            self.detached(service, container).map(|(name, attachment)| (name.clone(), attachment.clone())).collect();
+        for (network, attachment) in detached {
+            {
                 let action = DockerAction::ConnectNetwork {
                     id: container.id.clone(),
                     name: container.name.clone(),
-                    attachment: WantedAttachment { network: network.clone(), attachment: attachment.clone() },
+                    attachment: WantedAttachment { network: network.clone(), attachment },
                 };
                 let cause = format!("it is not attached to network {network}");
                 self.step(ObjectKey::Replica(container.name.clone()), Action::Docker(action), cause);
@@ -225,13 +240,7 @@ impl<'a> Planner<'a> {
 
     // ------------------------------------------------------------------------------------------ making
 
-    fn create_missing(
-        &mut self,
-        service: &'a Service,
-        roster: &Roster<'a>,
-        rosters: &BTreeMap<&'a str, Roster<'a>>,
-        taken: &mut Taken,
-    ) {
+    fn create_missing(&mut self, service: &'a Service, roster: &Roster<'a>, taken: &mut Taken) {
         let missing: Vec<u32> = (1..=service.replicas).filter(|slot| !roster.current.contains_key(slot)).collect();
         if missing.is_empty() {
             return;
@@ -240,32 +249,65 @@ impl<'a> Planner<'a> {
         if roster.all_at_once && !roster.leaving.is_empty() {
             return self.wait(object, "network", "its network is replaced; the old replicas must be gone first");
         }
-        if let Some((kind, reason)) = self.resources_missing(service) {
+        if let Some((kind, reason)) = self.means_missing(service, roster) {
             return self.wait(object, kind, reason);
         }
-        if let Some(reason) = self.dependency_missing(service, rosters) {
-            return self.wait(object, "dependency", reason);
-        }
-        let mut room = creation_room(&self.facts, self, service, roster);
-        for slot in missing {
-            if room == 0 {
-                let reason = match roster.order.order {
-                    UpdateOrder::StartFirst => "the replicas made before it must serve first".to_owned(),
-                    UpdateOrder::StopFirst => {
-                        format!("an old replica must be gone first ({})", roster.order.reason)
+        let parallelism = parallelism(service);
+        let occupied: BTreeSet<u32> = roster.leaving.iter().filter(|l| !l.surplus).map(|l| l.container.slot).collect();
+        let surge = match roster.order.order {
+            UpdateOrder::StartFirst => parallelism,
+            UpdateOrder::StopFirst => 0,
+        };
+        let existing = count(self.facts.containers(&service.name).len());
+        let mut room = service.replicas.saturating_add(surge).saturating_sub(existing);
+        let unready = count(roster.current.values().filter(|c| !self.ready(service, roster, c)).count());
+        let mut replacements = parallelism.saturating_sub(unready);
+        let mut held = Vec::new();
+        // Slots without an old replica first: nothing stands in their way.
+        let missing = missing.iter().partition::<Vec<u32>, _>(|slot| !occupied.contains(slot));
+        for slot in missing.0.into_iter().chain(missing.1) {
+            let replaces = occupied.contains(&slot);
+            let stop_first = roster.order.order == UpdateOrder::StopFirst;
+            if room == 0 || (replaces && (stop_first || replacements == 0)) {
+                held.push(slot.to_string());
+                continue;
+            }
+            let replaced = roster.leaving.iter().find(|leaving| !leaving.surplus && leaving.container.slot == slot);
+            match self.create(service, slot, replaced, taken) {
+                Created::Yes => {
+                    room -= 1;
+                    if replaces {
+                        replacements -= 1;
                     }
-                };
-                return self.wait(object, "roll", format!("slot {slot}: {reason}"));
+                }
+                Created::NotThisSlot => {}
+                Created::NotThisService => return,
             }
-            room -= 1;
-            if !self.create(service, slot, taken) {
-                return;
-            }
+        }
+        if !held.is_empty() {
+            let slots = if held.len() == 1 { "slot" } else { "slots" };
+            let reason = match roster.order.order {
+                UpdateOrder::StartFirst => format!("{parallelism} at a time, each when the one before serves"),
+                UpdateOrder::StopFirst => format!("the old replica must be gone first ({})", roster.order.reason),
+            };
+            self.wait(object, "roll", format!("{slots} {}: {reason}", held.join(", ")));
         }
     }
 
-    /// False when something holds it, which then holds the service's other slots too.
-    fn create(&mut self, service: &'a Service, slot: u32, taken: &mut Taken) -> bool {
+    /// What a new container of the service needs, in whichever slot, and does not have.
+    fn means_missing(&self, service: &Service, roster: &Roster<'a>) -> Option<(&'static str, String)> {
+        let dependency = || Some(("dependency", self.dependency_missing(service)?));
+        self.resources_missing(service, roster.all_at_once).or_else(dependency)
+    }
+
+    /// `replaced`: the old replica of the slot, when the new one is made beside it.
+    fn create(
+        &mut self,
+        service: &'a Service,
+        slot: u32,
+        replaced: Option<&Leaving<'a>>,
+        taken: &mut Taken,
+    ) -> Created {
         let object = ObjectKey::Service(service.name.clone());
         let chosen = taken
             .choose_name(&self.spec.project, service, slot)
@@ -274,14 +316,14 @@ impl<'a> Planner<'a> {
             Ok(chosen) => chosen,
             Err(reason) => {
                 self.wait(object, "conflict", format!("slot {slot}: {reason}"));
-                return true;
+                return Created::NotThisSlot;
             }
         };
         let network_mode = match self.network_mode(service) {
             Ok(network_mode) => network_mode,
             Err(reason) => {
                 self.wait(object, "dependency", reason);
-                return false;
+                return Created::NotThisService;
             }
         };
         taken.reserve(&name, &host_ports);
@@ -307,11 +349,15 @@ impl<'a> Planner<'a> {
             registers: !service.register.is_empty(),
             depends_on: service.depends_on.keys().cloned().collect(),
         };
-        let cause = format!("slot {slot} of {} has no replica with this configuration", service.name);
-        self.step(object.clone(), Action::Docker(DockerAction::CreateContainer(Box::new(new))), cause);
+        let (cause, changes) = match replaced {
+            Some(leaving) => (leaving.cause.clone(), leaving.changes.clone()),
+            None => (format!("{} has no replica with this configuration in the slot", service.name), Vec::new()),
+        };
+        let create = Action::Docker(DockerAction::CreateContainer(Box::new(new)));
+        self.step_with(object.clone(), create, cause, changes);
         let start = DockerAction::StartContainer { container: name.clone(), name };
         self.step(object, Action::Docker(start), "it is new");
-        true
+        Created::Yes
     }
 
     fn network_mode(&self, service: &Service) -> Result<Option<NetworkMode>, String> {
@@ -328,7 +374,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The dependency that is not met yet, in words.
-    fn dependency_missing(&self, service: &Service, rosters: &BTreeMap<&'a str, Roster<'a>>) -> Option<String> {
+    fn dependency_missing(&self, service: &Service) -> Option<String> {
         for (name, dependency) in &service.depends_on {
             let Some(target) = self.spec.services.get(name) else {
                 if dependency.required {
@@ -345,7 +391,7 @@ impl<'a> Planner<'a> {
                     healthy.count() >= wanted
                 }
                 DependencyCondition::CompletedSuccessfully => {
-                    let current = rosters.get(name.as_str()).map(|roster| &roster.current);
+                    let current = self.rosters.get(name.as_str()).map(|roster| &roster.current);
                     current.is_some_and(|current| {
                         let done =
                             current.values().filter(|c| matches!(c.state, ContainerState::Exited { code: 0, .. }));
@@ -368,109 +414,78 @@ impl<'a> Planner<'a> {
     // ------------------------------------------------------------------------------------------ leaving
 
     /// Starts (and goes on with) the retirement of what is outdated or surplus, as far as capacity allows.
-    fn retire_of(&mut self, service: &'a Service, roster: &Roster<'a>) {
-        let wanted = service.replicas;
-        let parallelism = parallelism(service);
-        let serving = |container: &Container| self.facts.serving(self.spec, container) && !self.draining(container);
-        let current_serving = roster.current.values().filter(|c| serving(c)).count();
-        let leaving_serving: BTreeSet<&str> =
-            roster.leaving.iter().filter(|l| serving(l.container)).map(|l| l.container.id.as_str()).collect();
-        let total = count(current_serving + leaving_serving.len());
-        let floor = match roster.order.order {
-            _ if roster.all_at_once || service.job => 0,
-            UpdateOrder::StartFirst => total.min(wanted),
-            UpdateOrder::StopFirst => total.min(wanted.saturating_sub(parallelism)),
-        };
-        let mut spare = total - floor;
-        let unready = count(roster.current.values().filter(|c| !self.ready(service, c)).count());
-        let on_their_way = count(roster.leaving.iter().filter(|l| !l.surplus && self.on_its_way(l.container)).count());
-        let empty_slots = wanted
-            .saturating_sub(count(roster.current.len()))
-            .saturating_sub(count(roster.leaving.iter().filter(|l| !l.surplus).count()));
-        let mut places = match roster.order.order {
-            _ if roster.all_at_once || service.job => u32::MAX,
-            // A new one that serves opens the place; `spare` is the gate.
-            UpdateOrder::StartFirst => u32::MAX,
-            UpdateOrder::StopFirst => parallelism.saturating_sub(unready + on_their_way + empty_slots),
-        };
-        let stop_first = roster.order.order == UpdateOrder::StopFirst;
-        // What does not serve goes first: it costs no capacity.
-        let mut leaving: Vec<&Leaving> = roster.leaving.iter().collect();
-        leaving.sort_by_key(|l| {
-            (leaving_serving.contains(l.container.id.as_str()), l.container.slot, l.container.id.as_str())
-        });
-        for leaving in leaving {
-            let container = leaving.container;
-            if self.on_its_way(container) {
-                self.retire(container, leaving, service.stop_grace_period);
-                continue;
-            }
-            let object = ObjectKey::Replica(container.name.clone());
-            if leaving_serving.contains(container.id.as_str()) {
-                if spare == 0 {
-                    let reason = format!("{}; it goes on serving until {} of {wanted} others do", leaving.cause, floor);
-                    self.wait(object, "roll", reason);
-                    continue;
-                }
-                if stop_first && !leaving.surplus && places == 0 {
-                    let reason = format!("{}; {parallelism} at a time", leaving.cause);
-                    self.wait(object, "roll", reason);
-                    continue;
-                }
-                spare -= 1;
-            } else if stop_first && !leaving.surplus && places == 0 {
-                self.wait(object, "roll", format!("{}; {parallelism} at a time", leaving.cause));
-                continue;
-            }
-            if stop_first && !leaving.surplus {
-                places -= 1;
-            }
-            self.retire(container, leaving, service.stop_grace_period);
+    fn retire_of(&mut self, service: &'a Service, roster: &Roster<'a>, taken: &Taken) {
+        if roster.leaving.is_empty() {
+            return;
         }
-    }
-
-    /// A current replica that does all that it should: the next one may be replaced.
-    fn ready(&self, service: &Service, container: &Container) -> bool {
-        let done = service.job && matches!(container.state, ContainerState::Exited { code: 0, .. });
-        done || self.facts.serving(self.spec, container)
-    }
-
-    /// Its retirement has begun: it drains, or it does not run any more.
-    fn on_its_way(&self, container: &Container) -> bool {
-        let running = matches!(container.state, ContainerState::Running { .. } | ContainerState::Paused { .. });
-        !running || self.draining(container)
-    }
-
-    pub(super) fn draining(&self, container: &Container) -> bool {
-        self.facts
-            .registrations(&container.id)
-            .iter()
-            .any(|registration| matches!(registration.maintenance, crate::observed::Maintenance::Draining { .. }))
+        let parallelism = parallelism(service);
+        let free = roster.all_at_once || service.job;
+        let stop_first = roster.order.order == UpdateOrder::StopFirst;
+        let must = if stop_first { service.replicas.saturating_sub(parallelism) } else { service.replicas };
+        let everyone = roster.current.values().copied().chain(roster.leaving.iter().map(|leaving| leaving.container));
+        let mut capacity =
+            Capacity::new(
+                everyone.map(|container| self.places(container)),
+                |_, serving| {
+                    if free { 0 } else { serving.min(must) }
+                },
+            );
+        // Under stop-first, replicas that are being replaced right now: on their way out, gone, or new and not ready.
+        let replaced = || roster.leaving.iter().filter(|leaving| !leaving.surplus);
+        let under_way = count(roster.current.values().filter(|c| !self.ready(service, roster, c)).count())
+            + count(replaced().filter(|leaving| self.on_its_way(leaving.container)).count())
+            + service.replicas.saturating_sub(count(roster.current.len() + replaced().count()));
+        let mut room = if free || !stop_first { u32::MAX } else { parallelism.saturating_sub(under_way) };
+        let means = self.means_missing(service, roster);
+        // What serves nobody goes first, then what nothing has to take the place of.
+        let mut leaving: Vec<(Vec<Place>, &Leaving)> =
+            roster.leaving.iter().map(|leaving| (self.places(leaving.container), leaving)).collect();
+        leaving.sort_by_key(|(places, leaving)| {
+            (!places.is_empty(), !leaving.surplus, leaving.container.slot, leaving.container.id.as_str())
+        });
+        for (places, leaving) in leaving {
+            let container = leaving.container;
+            if !self.on_its_way(container) {
+                let object = ObjectKey::Replica(container.name.clone());
+                let replaced = !leaving.surplus;
+                let stranger = || taken.stranger_in_the_way(&self.spec.project, service, container.slot);
+                let missing = means
+                    .clone()
+                    .or_else(|| Some(("conflict", stranger()?)))
+                    .filter(|_| replaced && service.replicas > 0);
+                if let Some((kind, reason)) = missing {
+                    let reason = format!("{}; it stays, since nothing can take its place: {reason}", leaving.cause);
+                    self.wait(object, kind, reason);
+                    continue;
+                }
+                if replaced && room == 0 {
+                    self.wait(object, "roll", format!("{}; {parallelism} at a time", leaving.cause));
+                    continue;
+                }
+                if !capacity.take(&places) {
+                    let reason = if stop_first {
+                        format!("{}; it goes on serving, as {must} of {} must", leaving.cause, service.replicas)
+                    } else {
+                        format!("{}; it goes on serving until {must} others do", leaving.cause)
+                    };
+                    self.wait(object, "roll", reason);
+                    continue;
+                }
+                if replaced {
+                    room -= 1;
+                }
+            }
+            self.retire(container, leaving);
+        }
     }
 }
 
-/// How many replicas may be made now.
-fn creation_room(facts: &Facts<'_>, planner: &Planner<'_>, service: &Service, roster: &Roster<'_>) -> u32 {
-    let replaced: Vec<&Leaving> = roster.leaving.iter().filter(|leaving| !leaving.surplus).collect();
-    if replaced.is_empty() && roster.order.order == UpdateOrder::StartFirst {
-        return u32::MAX;
-    }
-    let existing = count(facts.containers(&service.name).len());
-    let unready = count(roster.current.values().filter(|c| !planner.ready(service, c)).count());
-    match roster.order.order {
-        UpdateOrder::StopFirst if replaced.is_empty() => {
-            // Surplus replicas hold no slot that is wanted, but a second writer on one volume is what stop-first prevents.
-            service.replicas.saturating_sub(existing.min(service.replicas).max(count(roster.current.len())))
-        }
-        UpdateOrder::StopFirst => {
-            let free = service.replicas.saturating_sub(count(roster.current.len() + replaced.len()));
-            free.min(parallelism(service).saturating_sub(unready).max(u32::from(unready == 0)))
-        }
-        UpdateOrder::StartFirst => {
-            let surge = (service.replicas + parallelism(service)).saturating_sub(existing);
-            surge.min(parallelism(service).saturating_sub(unready))
-        }
-    }
+/// What became of the attempt to make a replica.
+enum Created {
+    Yes,
+    NotThisSlot,
+    /// What is missing is missing for all slots.
+    NotThisService,
 }
 
 /// `update_config.parallelism`, where 0 means all.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::action::{Action, DockerAction};
 use super::planner::Planner;
-use super::{ObjectKey, changes};
+use super::{Change, ObjectKey, changes};
 use crate::observed::{ImageSeen, NetworkSeen};
 use crate::spec::container::MountSource;
 use crate::spec::{PullPolicy, Service};
@@ -24,6 +24,17 @@ impl<'a> Planner<'a> {
         let (Some(docker), Some(wanted)) = (self.facts.docker, self.spec.networks.get(name)) else { return false };
         let Some(seen) = docker.networks.get(name) else { return false };
         !wanted.external && seen.ours && seen.config.as_deref() != Some(canonical(wanted).as_str())
+    }
+
+    /// It is about to be made anew. With a stranger on it that cannot be: it is left as it is, and so are our containers.
+    pub(super) fn network_replaced(&self, name: &str) -> bool {
+        self.network_differs(name) && self.stranger_on(name).is_none()
+    }
+
+    fn stranger_on(&self, network: &str) -> Option<&'a str> {
+        let mut strangers = self.facts.docker?.strangers.values();
+        let found = strangers.find(|stranger| stranger.running && stranger.networks.contains_key(network));
+        found.map(|stranger| stranger.name.as_str())
     }
 
     fn networks(&mut self) {
@@ -49,26 +60,33 @@ impl<'a> Planner<'a> {
                 Some(seen) if self.network_differs(name) => {
                     let changes = changes::between(seen.config.as_deref().unwrap_or("{}"), &canonical(wanted));
                     let cause = format!("{} changed, which Docker cannot do in place", changes::fields(&changes));
-                    self.remove_network(seen, &cause);
+                    if let Some(stranger) = self.stranger_on(name) {
+                        let reason = format!(
+                            "{cause}; the network stays as it is while container {stranger}, which is not ours, is attached to it"
+                        );
+                        self.wait(object, "conflict", reason);
+                        continue;
+                    }
+                    self.remove_network(seen, &cause, changes);
                 }
                 Some(_) => {}
             }
         }
         for seen in docker.networks.values().filter(|seen| seen.ours && !spec.networks.contains_key(&seen.name)) {
             if self.removals_held.is_none() {
-                self.remove_network(seen, "the spec does not declare it any more");
+                self.remove_network(seen, "the spec does not declare it any more", Vec::new());
             }
         }
     }
 
-    fn remove_network(&mut self, seen: &NetworkSeen, cause: &str) {
+    fn remove_network(&mut self, seen: &NetworkSeen, cause: &str, changes: Vec<Change>) {
         let object = ObjectKey::Network(seen.name.clone());
         if seen.attached > 0 {
             let reason = format!("{cause}; {} containers are still attached to it", seen.attached);
             return self.wait(object, "in_use", reason);
         }
         let remove = DockerAction::RemoveNetwork { id: seen.id.clone(), name: seen.name.clone() };
-        self.step(object, Action::Docker(remove), cause);
+        self.step_with(object, Action::Docker(remove), cause, changes);
     }
 
     fn volumes(&mut self) {
@@ -104,7 +122,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Pulls what some service lacks, and has a replica to make for. `always` is pulled with each creation.
+    /// Pulls what some service lacks, and has a replica to make for. `always` is pulled with each creation, too.
     fn images(&mut self) {
         let (spec, Some(docker)) = (self.spec, self.facts.docker) else { return };
         let incomplete = spec.services.values().filter(|service| {
@@ -120,7 +138,8 @@ impl<'a> Planner<'a> {
             }
             let object = ObjectKey::Image(image.to_owned());
             match service.pull_policy {
-                PullPolicy::Missing => {
+                // Also for `always`: a replica must not be taken away for an image that cannot be had.
+                PullPolicy::Missing | PullPolicy::Always => {
                     let platform = service.config.platform.clone();
                     let pull = DockerAction::PullImage { image: image.to_owned(), platform };
                     self.step(object, Action::Docker(pull), "the engine does not have it");
@@ -130,21 +149,21 @@ impl<'a> Planner<'a> {
                         format!("the engine does not have {image}, and pull_policy is never; `docker pull {image}`");
                     self.wait(object, "image", reason);
                 }
-                PullPolicy::Always => {}
             }
         }
     }
 
-    /// What a container of the service needs and does not have: a kind for metrics, and the reason.
-    pub(super) fn resources_missing(&self, service: &Service) -> Option<(&'static str, String)> {
+    /// What a container of the service needs and does not have: a kind for metrics, and the reason. `replaced`: its
+    /// network is being replaced, and is there again only when the last container has left it.
+    pub(super) fn resources_missing(&self, service: &Service, replaced: bool) -> Option<(&'static str, String)> {
         let docker = self.facts.docker?;
         let config = &service.config;
         let network = config.networks.keys().find(|name| {
-            let usable = docker
-                .networks
-                .get(*name)
-                .is_some_and(|seen| seen.ours || self.spec.networks.get(*name).is_none_or(|wanted| wanted.external));
-            !usable
+            let usable = docker.networks.get(*name).is_some_and(|seen| {
+                let allowed = seen.ours || self.spec.networks.get(*name).is_none_or(|wanted| wanted.external);
+                allowed && !self.network_replaced(name)
+            });
+            !usable && (!replaced || self.facts.containers(&service.name).is_empty())
         });
         if let Some(network) = network {
             return Some(("network", format!("network {network} is not there yet")));
@@ -160,8 +179,7 @@ impl<'a> Planner<'a> {
             return Some(("volume", format!("volume {volume} is not there yet")));
         }
         let image: Option<&ImageSeen> = docker.images.get(&config.image);
-        (image.is_none() && service.pull_policy != PullPolicy::Always)
-            .then(|| ("image", format!("image {} is not there yet", config.image)))
+        image.is_none().then(|| ("image", format!("image {} is not there yet", config.image)))
     }
 }
 

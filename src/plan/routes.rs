@@ -6,13 +6,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ObjectKey;
-use super::facts::Fitness;
 use super::planner::{Planner, after};
 use crate::observed::{
-    Catalog, CheckStatus, Endpoint, Instance, ListenState, Maintenance, Nginx, RoutedUpstream, View,
+    Catalog, CheckStatus, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
 };
 use crate::spec::Upstream;
-use crate::spec::upstream::WhenEmpty;
+use crate::spec::upstream::{CatalogQuery, WhenEmpty};
+
+/// An address and port: what nginx tells endpoints apart by.
+type Place<'e> = (&'e str, u16);
+
+/// The answer of the catalog for one upstream, indexed.
+struct Answer<'a> {
+    catalog: &'a Catalog,
+    listed: BTreeSet<Place<'a>>,
+    containers: BTreeSet<&'a str>,
+}
+
+impl<'a> Answer<'a> {
+    fn of(catalog: &'a Catalog) -> Self {
+        let instances = catalog.instances.iter();
+        Self {
+            catalog,
+            listed: instances.clone().map(|instance| (instance.address.as_str(), instance.port)).collect(),
+            containers: instances.filter_map(|instance| instance.container.as_deref()).collect(),
+        }
+    }
+}
 
 impl<'a> Planner<'a> {
     /// What the wanted generation routes, by upstream.
@@ -25,8 +45,7 @@ impl<'a> Planner<'a> {
             let routed = match self.upstream_held(nginx, upstream) {
                 Some((kind, reason)) => {
                     self.wait(ObjectKey::Upstream(upstream.name.clone()), kind, reason);
-                    // The last good one goes on, with what is still true of its endpoints.
-                    before.map(|before| self.endpoints_of(before.clone(), Some(before)))
+                    before.map(|before| self.last_good(before))
                 }
                 None => self.routed_upstream(nginx, upstream, before),
             };
@@ -34,13 +53,23 @@ impl<'a> Planner<'a> {
                 wanted.insert(upstream.name.clone(), routed);
             }
         }
-        if let (Some(reason), Some(in_force)) = (self.removals_held.clone(), in_force) {
+        // Whether a spec removes everything cannot be told without Docker.
+        let blind = self.facts.docker.is_none() && self.context.teardown.is_none();
+        let held = self.removals_held.clone().or_else(|| {
+            blind.then(|| "the spec does not have it any more; it stays while Docker cannot be read".to_owned())
+        });
+        if let (Some(reason), Some(in_force)) = (held, in_force) {
             for (name, routed) in in_force.iter().filter(|(name, _)| !spec.upstreams.contains_key(*name)) {
                 self.wait(ObjectKey::Upstream(name.clone()), "removal_held", reason.clone());
-                wanted.insert(name.clone(), routed.clone());
+                wanted.insert(name.clone(), self.last_good(routed));
             }
         }
         wanted
+    }
+
+    /// The configuration that is in force, with what is still true of its endpoints.
+    pub(super) fn last_good(&mut self, before: &'a RoutedUpstream) -> RoutedUpstream {
+        self.endpoints_of(before.clone(), Some(before))
     }
 
     /// Why the upstream's new configuration cannot be loaded, if so.
@@ -63,170 +92,200 @@ impl<'a> Planner<'a> {
         &mut self,
         nginx: &Nginx,
         upstream: &Upstream,
-        before: Option<&RoutedUpstream>,
+        before: Option<&'a RoutedUpstream>,
     ) -> Option<RoutedUpstream> {
         let files = nginx.tls.get(&upstream.name).into_iter().flatten();
         let files = files.filter_map(|(path, digest)| Some((path.clone(), digest.as_ref().ok()?.clone()))).collect();
         let routed = RoutedUpstream { upstream: upstream.clone(), endpoints: Vec::new(), files };
-        // Endpoints of another query say nothing about this one.
-        let before = before.filter(|before| before.upstream.query == upstream.query);
-        let answer = upstream.query.as_ref().and_then(|query| Some(self.facts.consul?.catalog.get(query)));
-        let unreadable = match (&upstream.query, answer) {
-            (None, _) => return Some(routed),
-            (Some(_), Some(Some(View::Known(_)))) => None,
-            (Some(query), Some(Some(View::Unknown { reason, .. }))) => {
-                Some(format!("{query} cannot be read: {reason}"))
-            }
-            (Some(query), Some(None)) => Some(format!("{query} has not been read yet")),
-            (Some(_), None) => {
-                Some(format!("Consul cannot be read: {}", self.observed.consul.reason().unwrap_or_default()))
-            }
+        let Some(query) = &upstream.query else { return Some(routed) };
+        let unreadable = match self.facts.consul.map(|consul| consul.catalog.get(query)) {
+            Some(Some(View::Known(_))) => return Some(self.endpoints_of(routed, before)),
+            Some(Some(View::Unknown { reason, .. })) => format!("{query} cannot be read: {reason}"),
+            Some(None) => format!("{query} has not been read yet"),
+            None => format!("Consul cannot be read: {}", self.observed.consul.reason().unwrap_or_default()),
         };
-        if let Some(reason) = unreadable {
-            let kept = if before.is_some() { "; it keeps its endpoints" } else { "" };
-            self.wait(ObjectKey::Upstream(upstream.name.clone()), "consul_unknown", format!("{reason}{kept}"));
-            return before.map(|before| RoutedUpstream { endpoints: before.endpoints.clone(), ..routed });
+        let object = ObjectKey::Upstream(upstream.name.clone());
+        let Some(before) = before else {
+            self.wait(object, "consul_unknown", unreadable);
+            return None;
+        };
+        self.wait(object, "consul_unknown", format!("{unreadable}; it keeps its endpoints"));
+        if before.upstream.query == upstream.query {
+            return Some(self.endpoints_of(routed, Some(before)));
         }
-        Some(self.endpoints_of(routed, before))
+        // Endpoints of another query say nothing about this one: all of it stays as it is.
+        Some(self.last_good(before))
     }
 
     /// Fills in the endpoints from the catalog and from what is known of our own replicas.
-    fn endpoints_of(&mut self, mut routed: RoutedUpstream, before: Option<&RoutedUpstream>) -> RoutedUpstream {
-        let query = routed.upstream.query.clone();
-        let catalog = query.and_then(|query| self.facts.consul?.catalog.get(&query)?.known());
-        let Some(catalog) = catalog else {
-            routed.endpoints = before.map(|before| before.endpoints.clone()).unwrap_or_default();
+    fn endpoints_of(&mut self, mut routed: RoutedUpstream, before: Option<&'a RoutedUpstream>) -> RoutedUpstream {
+        let Some(query) = routed.upstream.query.clone() else { return routed };
+        let in_force = before.map(|before| before.endpoints.as_slice()).unwrap_or_default();
+        let answer = self.facts.consul.and_then(|consul| consul.catalog.get(&query)?.known()).map(Answer::of);
+        let Some(answer) = answer else {
+            let kept = in_force.iter().filter(|endpoint| !self.own_gone(endpoint));
+            routed.endpoints = kept.cloned().collect();
             return routed;
         };
-        let mut endpoints: BTreeSet<Endpoint> = catalog
-            .instances
-            .iter()
-            .filter(|instance| {
-                instance.passing && !instance.maintenance && instance.port != 0 && !self.own_out(instance)
-            })
-            .map(|instance| self.endpoint(instance))
-            .collect();
-        let before_endpoints = before.map(|before| before.endpoints.as_slice()).unwrap_or_default();
-        for endpoint in before_endpoints {
-            let there = endpoints.iter().any(|new| (&new.address, new.port) == (&endpoint.address, endpoint.port));
-            if !there && self.own_unregistered(catalog, endpoint) {
-                endpoints.insert(endpoint.clone());
+        // By address and port: what is registered twice, by reeve and by something else, is one endpoint.
+        let mut endpoints: BTreeMap<(String, u16), Endpoint> = BTreeMap::new();
+        for instance in &answer.catalog.instances {
+            if !instance.passing || instance.maintenance || instance.port == 0 {
+                continue;
+            }
+            let endpoint = self.endpoint(instance, in_force);
+            if self.own_out(instance, &endpoint) {
+                continue;
+            }
+            let place = (endpoint.address.clone(), endpoint.port);
+            let known = endpoints.get(&place).is_some_and(|known| known.container.is_some());
+            if !known {
+                endpoints.insert(place, endpoint);
             }
         }
-        let lost: Vec<&Endpoint> = before_endpoints
+        for endpoint in in_force {
+            let place = (endpoint.address.clone(), endpoint.port);
+            if !endpoints.contains_key(&place) && self.own_unlisted(&query, &answer, endpoint) {
+                endpoints.insert(place, endpoint.clone());
+            }
+        }
+        // Endpoints of another query say nothing about this one.
+        let same = before.is_some_and(|before| before.upstream.query.as_ref() == Some(&query));
+        let lost: Vec<&Endpoint> = in_force
             .iter()
-            .filter(|old| !endpoints.iter().any(|new| (&new.address, new.port) == (&old.address, old.port)))
-            .filter(|old| !self.loss_explained(catalog, old))
+            .filter(|old| same && !endpoints.contains_key(&(old.address.clone(), old.port)))
+            .filter(|old| !self.loss_explained(&answer, old))
             .collect();
         let share = usize::from(self.context.distrust_percent);
-        let believed_at = after(catalog.shrunk_at, self.context.distrust_for);
-        let name = routed.upstream.name.clone();
-        if !lost.is_empty() && lost.len() * 100 > share * before_endpoints.len() && believed_at > self.now {
+        let believed_at = after(answer.catalog.shrunk_at, self.context.distrust_for);
+        let object = ObjectKey::Upstream(routed.upstream.name.clone());
+        if !lost.is_empty() && lost.len() * 100 > share * in_force.len() && believed_at > self.now {
             let reason = format!(
                 "the catalog suddenly lost {} of {} endpoints; they stay until that has lasted",
                 lost.len(),
-                before_endpoints.len()
+                in_force.len()
             );
-            endpoints.extend(lost.into_iter().cloned());
-            self.wait_until(ObjectKey::Upstream(name.clone()), "distrust", reason, believed_at);
+            endpoints.extend(lost.into_iter().map(|old| ((old.address.clone(), old.port), old.clone())));
+            self.wait_until(object.clone(), "distrust", reason, believed_at);
         }
         if endpoints.is_empty() {
-            if routed.upstream.when_empty == WhenEmpty::Keep && !before_endpoints.is_empty() {
-                endpoints.extend(before_endpoints.iter().cloned());
-                self.wait(
-                    ObjectKey::Upstream(name),
-                    "empty",
-                    "no endpoint passes; it keeps the last ones (when_empty: keep)",
-                );
-            } else {
-                self.wait(
-                    ObjectKey::Upstream(name),
-                    "empty",
-                    "no endpoint passes; requests are answered by when_empty",
-                );
+            if routed.upstream.when_empty == WhenEmpty::Keep && same {
+                // A replica that leaves must be unrouted all the same, else it could never be stopped.
+                let kept = in_force.iter().filter(|old| !self.leaves(old));
+                endpoints.extend(kept.map(|old| ((old.address.clone(), old.port), old.clone())));
             }
+            let reason = if endpoints.is_empty() {
+                "no endpoint passes; requests are answered by when_empty"
+            } else {
+                "no endpoint passes; it keeps the last ones (when_empty: keep)"
+            };
+            self.wait(object, "empty", reason);
         }
-        routed.endpoints = endpoints.into_iter().collect();
+        routed.endpoints = endpoints.into_values().collect();
+        routed.endpoints.sort();
         routed
     }
 
-    fn endpoint(&self, instance: &Instance) -> Endpoint {
-        let ours = instance.owner.as_deref() == Some(self.context.owner.to_string().as_str());
-        Endpoint {
-            address: instance.address.clone(),
-            port: instance.port,
-            weight: instance.weight.max(1),
-            container: instance.container.clone().filter(|_| ours),
-        }
+    /// The endpoint of an instance, with our container that answers there, whoever registered it.
+    fn endpoint(&self, instance: &Instance, in_force: &[Endpoint]) -> Endpoint {
+        let container = if instance.owner.as_deref() == Some(self.owner.as_str()) {
+            instance.container.clone()
+        } else if self.facts.docker.is_some() {
+            let advertise = self.context.advertise.as_deref();
+            self.facts.container_at(&instance.address, instance.port, advertise).map(str::to_owned)
+        } else {
+            // Nothing is learnt, so nothing changes.
+            let known = in_force.iter().find(|old| old.address == instance.address && old.port == instance.port);
+            known.and_then(|known| known.container.clone())
+        };
+        Endpoint { address: instance.address.clone(), port: instance.port, weight: instance.weight.max(1), container }
+    }
+
+    /// A replica that this wave takes out of traffic.
+    fn leaves(&self, endpoint: &Endpoint) -> bool {
+        endpoint.container.as_deref().is_some_and(|container| self.retiring.contains(container))
     }
 
     /// One of our own replicas that is seen unfit for traffic, whatever Consul still says. Docker or the agent Unknown:
     /// nothing is subtracted.
-    fn own_out(&self, instance: &Instance) -> bool {
-        if instance.owner.as_deref() != Some(self.context.owner.to_string().as_str()) {
-            return false;
-        }
-        let (Some(docker), Some(consul)) = (self.facts.docker, self.facts.consul) else { return false };
-        let Some(container) = instance.container.as_deref() else { return false };
-        if self.retiring.contains(container) || self.retiring_registrations.contains(instance.id.as_str()) {
-            return true;
-        }
-        let Some(container) = docker.containers.get(container) else { return true };
-        if consul.registrations.get(&instance.id).is_some_and(|r| r.maintenance != Maintenance::Off) {
-            return true;
-        }
-        match self.facts.fitness(container, self.spec.services.get(&container.service)) {
-            Fitness::Healthy => false,
-            Fitness::Starting(_) | Fitness::NotRunning(_) | Fitness::Unhealthy(_) => true,
-        }
+    fn own_out(&self, instance: &Instance, endpoint: &Endpoint) -> bool {
+        let Some(consul) = self.facts.consul else { return false };
+        let registration = consul.registrations.get(&instance.id);
+        self.retiring_registrations.contains(instance.id.as_str())
+            || registration.is_some_and(|registration| registration.maintenance != Maintenance::Off)
+            || self.own_gone(endpoint)
     }
 
-    /// A replica of ours that is healthy and routed is not unrouted because its registration is *missing* (deregistered by
-    /// hand, an agent that lost its state, a catalog that lags behind the agent): it is registered again first.
-    fn own_unregistered(&self, catalog: &Catalog, endpoint: &Endpoint) -> bool {
+    /// The same for an endpoint of which no catalog tells.
+    fn own_gone(&self, endpoint: &Endpoint) -> bool {
+        let (Some(docker), Some(_), Some(id)) = (self.facts.docker, self.facts.consul, endpoint.container.as_deref())
+        else {
+            return false;
+        };
+        if self.retiring.contains(id) {
+            return true;
+        }
+        docker
+            .containers
+            .get(id)
+            .is_none_or(|container| self.facts.unfit(container, self.spec.services.get(&container.service)))
+    }
+
+    /// A replica of ours that is healthy and routed is not unrouted because the catalog does not list it: its registration
+    /// is *missing* (deregistered by hand, an agent that lost its state) and made again first; or the catalog lags behind
+    /// the agent; or the upstream begins to ask for something else, which its successor or itself is about to be.
+    fn own_unlisted(&self, query: &CatalogQuery, answer: &Answer<'_>, endpoint: &Endpoint) -> bool {
         let (Some(docker), Some(consul), Some(id)) =
             (self.facts.docker, self.facts.consul, endpoint.container.as_deref())
         else {
             return false;
         };
         let Some(container) = docker.containers.get(id) else { return false };
-        let service = self.spec.services.get(&container.service);
-        if self.retiring.contains(id) || self.facts.fitness(container, service) != Fitness::Healthy {
-            return false;
-        }
-        if catalog.instances.iter().any(|instance| instance.container.as_deref() == Some(id)) {
+        if self.own_gone(endpoint) || answer.containers.contains(id) {
             // The catalog has it, and says that it does not pass, or under another address.
             return false;
         }
-        let mut registrations = consul.registrations.values().filter(|registration| registration.container == id);
-        registrations.all(|registration| {
-            registration.maintenance == Maintenance::Off
-                && registration.checks.values().all(|check| check.status == CheckStatus::Passing)
-        })
+        let registrations = self.facts.registrations(id);
+        let hindered = registrations.iter().any(|registration| {
+            registration.maintenance != Maintenance::Off
+                || registration.checks.values().any(|check| check.status != CheckStatus::Passing)
+        });
+        if hindered || !self.in_datacenter(query) {
+            return false;
+        }
+        let Some(service) = self.spec.services.get(&container.service) else {
+            // Its service left under this name.
+            return self.spec.services.values().any(|service| self.will_answer(service, query));
+        };
+        if !self.will_answer(service, query) {
+            return false;
+        }
+        let roster = self.rosters.get(service.name.as_str());
+        if roster.is_some_and(|roster| roster.current.get(&container.slot).is_none_or(|current| current.id != id)) {
+            return true;
+        }
+        let answers: Vec<&&Registration> = registrations
+            .iter()
+            .filter(|registration| {
+                registration.name == query.service
+                    && query.tag.as_ref().is_none_or(|tag| registration.tags.contains(tag))
+            })
+            .collect();
+        // Whether a filter selects it is Consul's to say; only while Consul cannot know it yet, it stays.
+        answers.is_empty()
+            || query.filter.is_none()
+            || answers.iter().any(|registration| consul.unsynced.contains_key(&registration.id))
     }
 
     /// The endpoint went for a reason that is seen elsewhere: our own replica is unfit or leaving, or the catalog still
     /// has the instance and says why it does not count.
-    fn loss_explained(&self, catalog: &Catalog, endpoint: &Endpoint) -> bool {
-        let listed = catalog
-            .instances
-            .iter()
-            .any(|instance| instance.address == endpoint.address && instance.port == endpoint.port);
-        if listed {
+    fn loss_explained(&self, answer: &Answer<'_>, endpoint: &Endpoint) -> bool {
+        if answer.listed.contains(&(endpoint.address.as_str(), endpoint.port)) || self.own_gone(endpoint) {
             return true;
         }
-        let (Some(docker), Some(id)) = (self.facts.docker, endpoint.container.as_deref()) else { return false };
-        if self.retiring.contains(id) {
-            return true;
-        }
-        match docker.containers.get(id) {
-            None => true,
-            Some(container) => {
-                let service = self.spec.services.get(&container.service);
-                self.facts.fitness(container, service) != Fitness::Healthy
-                    || catalog.instances.iter().any(|instance| instance.container.as_deref() == Some(id))
-            }
-        }
+        // With both views at hand, what is ours was judged by them.
+        let ours = endpoint.container.is_some();
+        ours && self.facts.docker.is_some() && self.facts.consul.is_some()
     }
 }
 

@@ -4,7 +4,6 @@
 //! out), `quote` (nothing breaks out of its place), `syntax` (reading it back, and reading main configurations).
 //! It must not read or write files, ask nginx, or know what is loaded: that is `backend::nginx`.
 
-pub mod directives;
 pub mod quote;
 pub mod scene;
 pub mod syntax;

@@ -13,11 +13,11 @@ use minijinja::value::Value;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::directives;
 use super::quote::{self, Refused};
 use crate::observed::{Endpoint, RoutedUpstream};
 use crate::spec::Owner;
 use crate::spec::container::hex;
+use crate::spec::table::DIRECTIVES;
 use crate::spec::upstream::{AccessLog, Balance, Listen, Tls, Upstream, WhenEmpty};
 
 /// The name of the default server of an address.
@@ -227,7 +227,7 @@ fn check(name: &str, one: &RoutedUpstream, probe: SocketAddr) -> Result<(), Stri
         return Err("grpc and websocket exclude each other".to_owned());
     }
     for (directive, value) in &upstream.directives {
-        if !directives::is_allowed(directive) {
+        if !DIRECTIVES.contains(&directive.as_str()) {
             return Err("a name in directives is not in the list of allowed ones".to_owned());
         }
         quote::words(value).map_err(at(&format!("the value of the directive {directive}")))?;

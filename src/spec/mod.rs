@@ -19,7 +19,7 @@ mod resolved;
 mod schema;
 mod shape;
 mod suggest;
-mod table;
+pub(crate) mod table;
 mod tree;
 mod units;
 pub mod upstream;

@@ -1,17 +1,25 @@
 //! A world in memory for tests of the planner: `Observed` and `Observed::after`, driven by plans.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod tamper;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use reeve::model::{Peers, is_placeholder, is_placeholder_port};
 use reeve::observed::{
     Agent, Catalog, Consul, Directory, Docker, Host, ImageSeen, Interest, Loaded, Nginx, NginxProcess, Observed, View,
 };
-use reeve::plan::{Context, NginxContext, Plan, Removals, plan};
-use reeve::render::Renderer;
+use reeve::plan::{Action, Context, NginxContext, Plan, Removals, plan};
+use reeve::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
+use reeve::spec::load::{LoadOptions, load_text};
 use reeve::spec::{Owner, Spec};
+
+pub const PROJECT: &str = "shop";
 
 pub fn probe() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 9465))
@@ -19,6 +27,18 @@ pub fn probe() -> SocketAddr {
 
 pub fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().expect("a time stamp")
+}
+
+pub fn renderer() -> Renderer {
+    Renderer::new(BUILT_IN, BUILT_IN_NAME).expect("the built-in template compiles")
+}
+
+/// A spec from its text.
+pub fn spec(text: &str) -> Spec {
+    match load_text(&[("spec.yaml", text)], &LoadOptions::default()) {
+        Ok(loaded) => loaded.spec,
+        Err(problems) => panic!("the test's spec is wrong: {problems:#?}\n{text}"),
+    }
 }
 
 pub fn context<'a>(renderer: &'a Renderer, project: &str) -> Context<'a> {
@@ -81,10 +101,87 @@ pub fn look(world: &mut Observed, spec: &Spec, owner: &Owner, now: Timestamp) {
             docker.images.entry(image.clone()).or_insert(seen);
         }
     }
-    if let View::Known(consul) = &mut world.consul {
-        for query in &interest.catalog {
-            let empty = View::Known(Catalog { instances: Vec::new(), shrunk_at: now });
-            consul.catalog.entry(query.clone()).or_insert(empty);
+    ask(world, &interest, now);
+}
+
+/// Answers to the queries of the interest, and to no others: from what is registered in memory.
+pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
+    let View::Known(consul) = &mut world.consul else { return };
+    consul.catalog.retain(|query, _| interest.catalog.contains(query));
+    for query in &interest.catalog {
+        if consul.catalog.contains_key(query) {
+            continue;
+        }
+        let instances = consul
+            .registrations
+            .values()
+            .filter(|registration| {
+                registration.name == query.service
+                    && query.tag.as_ref().is_none_or(|tag| registration.tags.contains(tag))
+            })
+            .map(|registration| reeve::observed::Instance {
+                id: registration.id.clone(),
+                node: consul.agent.node.clone(),
+                address: registration.address.clone(),
+                port: registration.port,
+                passing: registration
+                    .checks
+                    .values()
+                    .all(|check| check.status == reeve::observed::CheckStatus::Passing),
+                maintenance: registration.maintenance != reeve::observed::Maintenance::Off,
+                weight: 1,
+                owner: Some(interest.owner.to_string()),
+                container: Some(registration.container.clone()),
+            })
+            .collect();
+        consul.catalog.insert(query.clone(), View::Known(Catalog { instances, shrunk_at: now }));
+    }
+}
+
+/// An action with its full effect, and what Docker chooses by itself.
+pub fn execute(world: &mut Observed, action: &Action, context: &Context<'_>, now: Timestamp) {
+    world.after(action, &context.owner, now);
+    choose(world);
+}
+
+/// Between two waves: containers become healthy, checks run and pass, jobs end well.
+pub fn settle(world: &mut Observed, spec: &Spec, now: Timestamp) {
+    world.assume_healthy();
+    for job in spec.services.values().filter(|service| service.job) {
+        world.assume_done(&job.name, now);
+    }
+}
+
+/// Real addresses and host ports in place of the model's placeholders: the next ones of a pool, as Docker does.
+pub fn choose(world: &mut Observed) {
+    let Some(docker) = world.docker.known_mut() else { return };
+    let network = |octets: [u8; 2]| IpAddr::from([172, 18, octets[0], octets[1]]);
+    for seen in docker.networks.values_mut() {
+        if seen.gateway.is_some_and(is_placeholder) {
+            seen.gateway = Some(network([0, 1]));
+        }
+    }
+    let containers = || docker.containers.values();
+    let addresses = containers().flat_map(|c| c.networks.values()).filter_map(|endpoint| endpoint.address);
+    let ports = containers().flat_map(|c| &c.published).map(|published| published.host);
+    let mut address = addresses.filter(|a| !is_placeholder(*a)).max().map_or([0, 1], |address| match address {
+        IpAddr::V4(v4) => [v4.octets()[2], v4.octets()[3]],
+        IpAddr::V6(_) => [0, 1],
+    });
+    let mut port = ports.filter(|p| !is_placeholder_port(*p)).max().unwrap_or(0).max(32767);
+    for container in docker.containers.values_mut() {
+        for endpoint in container.networks.values_mut() {
+            if endpoint.address.is_some_and(is_placeholder) {
+                address = (u16::from_be_bytes(address) + 1).to_be_bytes();
+                endpoint.address = Some(network(address));
+            }
+            if endpoint.gateway.is_some_and(is_placeholder) {
+                endpoint.gateway = Some(network([0, 1]));
+            }
+        }
+        for published in container.published.iter_mut().filter(|published| is_placeholder_port(published.host)) {
+            port += 1;
+            published.host = port;
         }
     }
 }
@@ -92,6 +189,7 @@ pub fn look(world: &mut Observed, spec: &Spec, owner: &Owner, now: Timestamp) {
 /// Applies plans until there is nothing left to do; panics when that does not happen.
 pub fn converge(world: &mut Observed, spec: &Spec, context: &Context<'_>, now: &mut Timestamp) -> Vec<Plan> {
     let mut waves = Vec::new();
+    let mut peers = Peers::of(world);
     look(world, spec, &context.owner, *now);
     for _ in 0..500 {
         let wave = plan(spec, world, *now, context);
@@ -103,9 +201,10 @@ pub fn converge(world: &mut Observed, spec: &Spec, context: &Context<'_>, now: &
             continue;
         }
         for step in &wave.steps {
-            world.after(&step.action, &context.owner, *now);
+            execute(world, &step.action, context, *now);
         }
-        world.assume_healthy();
+        settle(world, spec, *now);
+        peers.follow(world);
         waves.push(wave);
     }
     panic!("no end after 500 waves; the last one: {:#?}", waves.last());

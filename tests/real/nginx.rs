@@ -1,283 +1,23 @@
 //! A real nginx, each test with its own: prefix, pid file, ports, folder.
 
+mod routing;
+mod site;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reeve::backend::nginx::Nginx;
-use reeve::observed::{self, Endpoint, GenerationId, Interest, ListenState, Loaded, NginxProcess, RoutedUpstream};
+use reeve::observed::{ListenState, Loaded, NginxProcess};
 use reeve::plan::NginxAction;
-use reeve::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
-use reeve::settings::{NginxMode, NginxSettings};
 use reeve::spec::Owner;
-use reeve::spec::upstream::{AccessLog, Balance, CatalogQuery, Listen, Redirect, Timeouts, Tls, Upstream, WhenEmpty};
+use reeve::spec::upstream::Listen;
 use reeve::world::{ActionError, Wake, WakeSource};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-const LIMIT: Duration = Duration::from_secs(10);
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
-}
-
-/// One nginx with one reeve folder.
-struct Site {
-    folder: tempfile::TempDir,
-    settings: NginxSettings,
-    owner: Owner,
-    renderer: Renderer,
-    nginx: Nginx,
-    listens: BTreeSet<Listen>,
-    tls_files: BTreeMap<String, Vec<PathBuf>>,
-}
-
-impl Site {
-    fn new() -> Self {
-        Self::with_http("include REEVE/current/reeve.conf;")
-    }
-
-    fn with_http(http: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let root = folder.path().display().to_string();
-        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("    {kind}_temp_path {root}/tmp-{kind};\n"))
-            .concat();
-        let user = if is_root() { "user root;" } else { "" };
-        let http = http.replace("REEVE", &format!("{root}/reeve"));
-        let text = format!(
-            "{user}\nworker_processes 2;\nworker_shutdown_timeout 20s;\npid {root}/nginx.pid;\n\
-             error_log {root}/error.log notice;\nevents {{\n    worker_connections 256;\n}}\n\
-             http {{\n    access_log off;\n{temp}    {http}\n}}\n"
-        );
-        let config = folder.path().join("nginx.conf");
-        std::fs::write(&config, text).expect("written");
-        let settings = NginxSettings {
-            mode: NginxMode::Host,
-            binary: "nginx".into(),
-            config,
-            prefix: Some(folder.path().to_owned()),
-            start: true,
-            probe: SocketAddr::from(([127, 0, 0, 1], free_port())),
-            template: None,
-            load_timeout: LIMIT,
-        };
-        let owner = Owner { project: "shop".to_owned(), node: "test".to_owned() };
-        let nginx = Nginx::new(&settings, folder.path().join("reeve"), owner.clone());
-        let renderer = Renderer::new(BUILT_IN, BUILT_IN_NAME).expect("the built-in template");
-        Self { folder, settings, owner, renderer, nginx, listens: BTreeSet::new(), tls_files: BTreeMap::new() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// As a fresh process of reeve sees it: nothing remembered.
-    fn fresh(&self) -> Nginx {
-        Nginx::new(&self.settings, self.path("reeve"), self.owner.clone())
-    }
-
-    fn generation(&self, upstreams: &BTreeMap<String, RoutedUpstream>, number: u32) -> NginxAction {
-        let hash = self.renderer.generation_hash(&self.owner, upstreams, self.settings.probe);
-        let id = GenerationId { hash, number };
-        let folder = self.path("reeve/generations");
-        let new = self.renderer.render(&id, &self.owner, upstreams, self.settings.probe, &folder).expect("rendered");
-        NginxAction::WriteGeneration(Box::new(new))
-    }
-
-    async fn write(&self, upstreams: &BTreeMap<String, RoutedUpstream>, number: u32) -> GenerationId {
-        let action = self.generation(upstreams, number);
-        self.nginx.execute(&action).await.expect("written");
-        id_of(&action)
-    }
-
-    async fn write_and_switch(&self, upstreams: &BTreeMap<String, RoutedUpstream>, number: u32) -> GenerationId {
-        let id = self.write(upstreams, number).await;
-        self.nginx.execute(&NginxAction::SwitchGeneration { id: id.clone() }).await.expect("switched");
-        id
-    }
-
-    async fn load(&self, upstreams: &BTreeMap<String, RoutedUpstream>) -> GenerationId {
-        let id = self.write_and_switch(upstreams, 1).await;
-        let action = match self.view().await.process {
-            NginxProcess::Running { .. } => NginxAction::Reload { expect: id.clone() },
-            _ => NginxAction::Start { expect: id.clone() },
-        };
-        self.nginx.execute(&action).await.expect("loaded");
-        id
-    }
-
-    fn interest(&self) -> Interest {
-        Interest {
-            owner: self.owner.clone(),
-            networks: BTreeSet::new(),
-            volumes: BTreeSet::new(),
-            images: BTreeSet::new(),
-            catalog: BTreeSet::new(),
-            probes: BTreeMap::new(),
-            listens: self.listens.clone(),
-            tls_files: self.tls_files.clone(),
-        }
-    }
-
-    async fn view(&self) -> observed::Nginx {
-        self.nginx.view(&self.interest()).await.expect("seen")
-    }
-
-    async fn view_until(&self, what: &str, done: impl Fn(&observed::Nginx) -> bool) -> observed::Nginx {
-        let began = Instant::now();
-        loop {
-            let seen = self.view().await;
-            if done(&seen) {
-                return seen;
-            }
-            assert!(began.elapsed() < LIMIT, "{what}; last: {seen:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn master(&self) -> i32 {
-        let text = std::fs::read_to_string(self.path("nginx.pid")).expect("a pid file");
-        text.trim().parse().expect("a pid")
-    }
-
-    fn send(&self, signal: &str, pid: i32) {
-        let status = Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status();
-        assert!(status.is_ok());
-    }
-}
-
-impl Drop for Site {
-    /// Ends every nginx process of this site, orphans too: they are found by the probe and the pid file.
-    fn drop(&mut self) {
-        let nginx = self.nginx.clone();
-        let interest = self.interest();
-        let pids = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            match runtime.block_on(nginx.view(&interest)) {
-                Ok(observed::Nginx { process: NginxProcess::Running { master }, .. }) => vec![master],
-                Ok(observed::Nginx { process: NginxProcess::Orphans { pids }, .. }) => pids,
-                _ => vec![],
-            }
-        });
-        for pid in pids.join().unwrap_or_default() {
-            self.send("-TERM", pid);
-        }
-    }
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0)
-}
-
-fn id_of(action: &NginxAction) -> GenerationId {
-    match action {
-        NginxAction::WriteGeneration(new) => new.id.clone(),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn upstream(name: &str, port: u16) -> Upstream {
-    Upstream {
-        name: name.to_owned(),
-        query: Some(CatalogQuery { service: name.to_owned(), tag: None, datacenter: None, filter: None }),
-        listen: Listen { address: None, port },
-        server_name: vec![],
-        path: "/".to_owned(),
-        balance: Balance::RoundRobin,
-        drain: Duration::ZERO,
-        when_empty: WhenEmpty::default(),
-        headers: BTreeMap::new(),
-        access_log: None,
-        tls: None,
-        max_body_size: None,
-        redirect: None,
-        timeouts: Timeouts::default(),
-        keepalive: None,
-        websocket: false,
-        grpc: false,
-        directives: BTreeMap::new(),
-    }
-}
-
-fn routed(upstream: Upstream, ports: &[u16]) -> RoutedUpstream {
-    let endpoints = ports
-        .iter()
-        .map(|port| Endpoint { address: "127.0.0.1".to_owned(), port: *port, weight: 1, container: None })
-        .collect();
-    RoutedUpstream { upstream, endpoints, files: BTreeMap::new() }
-}
-
-fn set(all: Vec<RoutedUpstream>) -> BTreeMap<String, RoutedUpstream> {
-    all.into_iter().map(|one| (one.upstream.name.clone(), one)).collect()
-}
-
-/// A server that answers its own name and the head of the request that it got.
-async fn backend(name: &'static str) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let head = read_head(&mut stream).await;
-                if head.to_ascii_lowercase().contains("upgrade: websocket") {
-                    let answer =
-                        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-                    stream.write_all(answer.as_bytes()).await.expect("answered");
-                    let mut buffer = [0; 64];
-                    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                        stream.write_all(&buffer[..count]).await.expect("echoed");
-                    }
-                    return;
-                }
-                let body = format!("{name}\n{head}");
-                let answer =
-                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-                let written = stream.write_all(answer.as_bytes()).await;
-                drop(written);
-            });
-        }
-    });
-    port
-}
-
-async fn read_head(stream: &mut TcpStream) -> String {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 1024];
-    while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
-        match stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-async fn get(port: u16, host: &str, path: &str) -> String {
-    let exchange = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.expect("answered");
-        text
-    };
-    tokio::time::timeout(LIMIT, exchange).await.expect("an answer in time")
-}
-
-fn body(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
-}
-
-/// The name of the backend that answered.
-fn who(answer: &str) -> &str {
-    body(answer).lines().next().unwrap_or_default()
-}
+use self::site::{LIMIT, Site, backend, free_port, get, id_of, routed, set, upstream, who};
 
 #[tokio::test]
 async fn a_generation_is_written_switched_started_reloaded_and_seen_loaded() {
@@ -307,7 +47,9 @@ async fn a_generation_is_written_switched_started_reloaded_and_seen_loaded() {
     let seen = site.view().await;
     assert_eq!(seen.loaded, Loaded::Generation(second.clone()));
     assert!(seen.generations[&first].files.is_empty(), "texts only of the current one");
-    let fresh = site.fresh().view(&site.interest()).await.expect("seen");
+    let mut fresh = site.fresh().view(&site.interest()).await.expect("seen");
+    assert!(fresh.loaded_since >= seen.loaded_since, "a restart only makes it later");
+    fresh.loaded_since = seen.loaded_since;
     assert_eq!(fresh, seen, "a fresh process sees the same");
 
     site.nginx.execute(&NginxAction::RemoveGeneration { id: first.clone() }).await.expect("removed");
@@ -670,201 +412,6 @@ async fn another_owners_folder_is_unknown_and_untouched() {
 }
 
 #[tokio::test]
-async fn upstreams_of_one_listen_are_told_apart_by_name_and_by_path() {
-    let site = Site::new();
-    let port = free_port();
-    let (one, two, api) = (backend("one").await, backend("two").await, backend("api").await);
-    let mut first = upstream("first", port);
-    first.server_name = vec!["one.test".to_owned()];
-    first.headers = BTreeMap::from([("X-Env".to_owned(), "a \"b\"; c".to_owned())]);
-    let mut second = upstream("second", port);
-    second.server_name = vec!["two.test".to_owned(), "zwei.test".to_owned()];
-    let mut path = upstream("path", port);
-    path.server_name = vec!["one.test".to_owned()];
-    path.path = "/api".to_owned();
-    path.keepalive = Some(4);
-    site.load(&set(vec![routed(first, &[one]), routed(second, &[two]), routed(path, &[api])])).await;
-    let answer = get(port, "one.test", "/some/where?x=1").await;
-    assert_eq!(who(&answer), "one");
-    for line in [
-        "GET /some/where?x=1 HTTP/1.0",
-        "HOST: one.test",
-        "X-Real-IP: 127.0.0.1",
-        "Client-IP: 127.0.0.1",
-        "X-Forwarded-For: 127.0.0.1",
-        "X-Env: a \"b\"; c",
-    ] {
-        assert!(body(&answer).contains(line), "{line} is not in {answer}");
-    }
-    let answer = get(port, "one.test", "/api/x").await;
-    assert_eq!(who(&answer), "api");
-    assert!(answer.contains("GET /api/x HTTP/1.1"), "the prefix stays, and keepalive means HTTP/1.1: {answer}");
-    assert_eq!(who(&get(port, "two.test", "/api").await), "two");
-    assert_eq!(who(&get(port, "zwei.test", "/").await), "two");
-}
-
-#[tokio::test]
-async fn an_upstream_without_endpoints_answers_its_status_and_the_others_go_on() {
-    let site = Site::new();
-    let (port, other, one) = (free_port(), free_port(), backend("one").await);
-    let mut redirect = upstream("redirect", port);
-    redirect.path = "/old".to_owned();
-    redirect.redirect = Some(Redirect { to: "https".to_owned(), code: 308 });
-    site.load(&set(vec![
-        routed(upstream("empty", port), &[]),
-        routed(redirect, &[]),
-        routed(upstream("web", other), &[one]),
-    ]))
-    .await;
-    assert!(get(port, "x", "/").await.starts_with("HTTP/1.1 503 "));
-    let answer = get(port, "site.test", "/old/a?b=c").await;
-    assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
-    assert!(answer.contains("Location: https://site.test/old/a?b=c\r\n"), "{answer}");
-    assert_eq!(who(&get(other, "x", "/").await), "one");
-}
-
-#[tokio::test]
-async fn every_balance_and_every_option_is_accepted_by_nginx() {
-    let site = Site::new();
-    let port = free_port();
-    let mut all = Vec::new();
-    let balances = [Balance::LeastConn, Balance::IpHash, Balance::Random, Balance::Hash("$request_uri".to_owned())];
-    for (number, balance) in balances.into_iter().enumerate() {
-        let mut one = upstream(&format!("b{number}"), port);
-        one.server_name =
-            vec![format!("b{number}.test"), format!("*.b{number}.test"), format!("~^x{number}\\d{{1,2}}$")];
-        one.balance = balance;
-        one.keepalive = Some(8);
-        one.websocket = true;
-        one.max_body_size = Some(10 << 20);
-        one.access_log = Some(AccessLog::File(site.path("access log")));
-        one.timeouts = Timeouts {
-            connect: Some(Duration::from_millis(1500)),
-            read: Some(Duration::from_secs(3600)),
-            send: Some(Duration::from_micros(10)),
-        };
-        let mut routed = routed(one, &[1, 2]);
-        routed.endpoints.push(Endpoint { address: "::1".to_owned(), port: 3, weight: 5, container: None });
-        all.push(routed);
-    }
-    let mut six = upstream("six", port);
-    six.listen.address = Some("::1".parse().expect("an address"));
-    six.path = "/a b/ü;{}".to_owned();
-    six.access_log = Some(AccessLog::Off);
-    all.push(routed(six, &[1]));
-    // Each in a location of its own, because some of them only fit together with others.
-    let values = [
-        ("add_header", "X-A \"b c\" always"),
-        ("proxy_buffers", "8 16k"),
-        ("proxy_buffering", "off"),
-        ("proxy_next_upstream", "error timeout http_502"),
-        ("proxy_cookie_path", "/a /b"),
-        ("gzip_types", "text/plain text/css"),
-        ("expires", "1h"),
-        ("limit_rate", "1m"),
-    ];
-    for (number, (name, value)) in values.into_iter().enumerate() {
-        let mut one = upstream(&format!("d{number}"), port);
-        one.path = format!("/d{number}");
-        one.directives = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-        all.push(routed(one, &[1]));
-    }
-    site.write(&set(all), 1).await;
-}
-
-#[tokio::test]
-async fn a_websocket_passes_in_both_directions() {
-    let site = Site::new();
-    let (port, one) = (free_port(), backend("one").await);
-    let mut chat = upstream("chat", port);
-    chat.websocket = true;
-    site.load(&set(vec![routed(chat, &[one])])).await;
-    assert_eq!(who(&get(port, "x", "/").await), "one", "a plain request passes too");
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
-    let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    let head = tokio::time::timeout(LIMIT, read_head(&mut stream)).await.expect("an answer in time");
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    for _ in 0..2 {
-        stream.write_all(b"hello").await.expect("sent");
-        let mut echo = [0; 5];
-        tokio::time::timeout(LIMIT, stream.read_exact(&mut echo)).await.expect("in time").expect("echoed");
-        assert_eq!(&echo, b"hello");
-    }
-}
-
-/// A certificate for `site.test`, made by the `openssl` program.
-fn certificate(folder: &Path) -> Tls {
-    let tls = Tls { certificate: folder.join("site.pem"), key: folder.join("site.key") };
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=site.test", "-keyout"])
-        .arg(&tls.key)
-        .arg("-out")
-        .arg(&tls.certificate)
-        .stderr(Stdio::null())
-        .status();
-    assert!(made.expect("openssl runs").success());
-    tls
-}
-
-#[tokio::test]
-async fn tls_and_grpc_are_served_and_a_renewed_certificate_is_another_digest() {
-    let mut site = Site::new();
-    let (port, rpc, one) = (free_port(), free_port(), backend("one").await);
-    let tls = certificate(site.folder.path());
-    let paths = vec![tls.certificate.clone(), tls.key.clone(), "/no/such/file".into()];
-    site.tls_files = BTreeMap::from([("secure".to_owned(), paths)]);
-    let before = site.view().await.tls;
-    assert_eq!(before["secure"].len(), 2, "a file that cannot be read is missing: {before:?}");
-
-    let mut secure = upstream("secure", port);
-    secure.server_name = vec!["site.test".to_owned()];
-    secure.tls = Some(tls.clone());
-    let mut grpc = upstream("grpc", port);
-    grpc.server_name = vec!["site.test".to_owned()];
-    grpc.path = "/rpc".to_owned();
-    grpc.tls = Some(tls.clone());
-    grpc.grpc = true;
-    let mut plain = upstream("plain", rpc);
-    plain.grpc = true;
-    plain.timeouts.read = Some(Duration::from_secs(5));
-    site.load(&set(vec![routed(secure, &[one]), routed(grpc, &[one]), routed(plain, &[one])])).await;
-
-    // Not the standard library's: it would hold up the backend, which runs on this thread.
-    let output = tokio::process::Command::new("curl")
-        .args(["-sS", "--max-time", "10", "--http1.1", "--cacert"])
-        .arg(&tls.certificate)
-        .args(["--resolve", &format!("site.test:{port}:127.0.0.1"), &format!("https://site.test:{port}/")])
-        .output()
-        .await
-        .expect("curl runs");
-    assert!(output.stdout.starts_with(b"one\n"), "{output:?}");
-
-    certificate(site.folder.path());
-    let after = site.view().await.tls;
-    assert_ne!(before["secure"], after["secure"]);
-}
-
-#[tokio::test]
-async fn workers_that_finish_old_requests_are_counted_as_a_generation() {
-    let site = Site::new();
-    let (port, one) = (free_port(), backend("one").await);
-    let mut chat = upstream("chat", port);
-    chat.websocket = true;
-    site.load(&set(vec![routed(chat.clone(), &[one])])).await;
-    assert_eq!(site.view().await.retiring_workers, 0);
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
-    let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 101 "));
-    chat.keepalive = Some(1);
-    site.load(&set(vec![routed(chat, &[one])])).await;
-    site.view_until("one old generation", |seen| seen.retiring_workers == 1).await;
-    drop(stream);
-    site.view_until("it is gone", |seen| seen.retiring_workers == 0).await;
-}
-
-#[tokio::test]
 async fn during_someones_own_reload_it_is_never_seen_loaded_too_early() {
     let site = Site::new();
     let (port, one, two) = (free_port(), backend("one").await, backend("two").await);
@@ -929,9 +476,16 @@ async fn what_changes_wakes_the_loop_and_quiet_does_not() {
         }
     };
     let before = quiet().await;
+    std::fs::write(site.path("access.log"), "a line").expect("written");
+    assert_eq!(quiet().await, before, "a log beside the main configuration wakes nobody");
     let file = site.path(&format!("reeve/generations/{id}/files/upstream-web.conf"));
     std::fs::write(&file, "edited").expect("written");
     woken("an edited file", before).await;
+
+    let before = quiet().await;
+    let config = std::fs::read_to_string(&site.settings.config).expect("there");
+    std::fs::write(&site.settings.config, format!("{config}\n# edited\n")).expect("written");
+    woken("an edited main configuration", before).await;
 
     let before = quiet().await;
     std::fs::remove_file(site.path("reeve/current")).expect("removed");

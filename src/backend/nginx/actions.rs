@@ -25,8 +25,8 @@ use crate::world::ActionError;
 /// How long orphans may take to let go of their ports. They close what they listen on at once; then they finish requests.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Prefix of the copies beside the main configuration, so that they are recognised, and no pattern includes them.
-pub const COPY_PREFIX: &str = ".reeve-check-";
+/// Prefix of the copy beside the main configuration: hidden, so that no pattern of an `include` takes it in.
+const COPY_PREFIX: &str = ".reeve-check-";
 
 impl Nginx {
     /// Does one action. Actions wait for each other.

@@ -10,9 +10,8 @@ use jiff::Timestamp;
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::actions::COPY_PREFIX;
 use super::files::Stamp;
-use super::loaded::read_pid;
+use super::loaded::{blocking, read_pid};
 use super::probe::Answer;
 use super::{Memory, Nginx, Shared, process};
 use crate::observed::GenerationId;
@@ -64,11 +63,18 @@ impl Nginx {
     async fn glance(&self) -> Glance {
         let shared = &self.shared;
         let answer = shared.observer.round(1).await.into_iter().next().unwrap_or(Answer::Nobody);
-        let pid_file = shared.build().await.ok().and_then(|build| {
-            let mut memory = shared.memory();
-            let Memory { files, sources, .. } = &mut *memory;
-            shared.main_config(&build, sources, files).ok().map(|main| main.pid_file)
-        });
+        let pid_file = match shared.build().await {
+            Ok(build) => {
+                let shared = shared.clone();
+                blocking(move || {
+                    let mut memory = shared.memory();
+                    let Memory { files, sources, .. } = &mut *memory;
+                    shared.main_config(&build, sources, files).ok().map(|main| main.pid_file)
+                })
+                .await
+            }
+            Err(_) => None,
+        };
         let master = pid_file.and_then(|pid_file| read_pid(&pid_file)).and_then(process::live_master);
         Glance {
             answered: !matches!(answer, Answer::Nobody),
@@ -95,11 +101,10 @@ impl Watched {
     fn new(shared: &Shared, sender: mpsc::Sender<()>) -> Self {
         let generations = shared.generations.folder();
         let link = shared.generations.link();
-        let config_folder = shared.config.parent().map(Path::to_owned);
+        let config = shared.config.clone();
         let is_ours = move |path: &Path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let in_config = config_folder.as_deref() == path.parent() && !name.starts_with(COPY_PREFIX);
-            path.starts_with(&generations) || path == link || in_config
+            // Of nginx's folder only the main configuration: logs may stand beside it, and the copy for a check does.
+            path.starts_with(&generations) || path == link || path == config
         };
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let worthwhile = match event {

@@ -1,0 +1,173 @@
+//! What happens to a world in memory by other hands than reeve's, as lines of text: for the golden plans.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use reeve::observed::{
+    CheckStatus, Container, ContainerState, Health, Maintenance, NginxProcess, Observed, PublishedPort, Stranger, View,
+};
+
+/// Does what the lines say; `#` begins a comment.
+pub fn apply(world: &mut Observed, text: &str, now: Timestamp) {
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if !words.is_empty() {
+            tamper(world, &words, now);
+        }
+    }
+}
+
+fn unknown<T>(reason: &str, now: Timestamp) -> View<T> {
+    View::Unknown { reason: reason.to_owned(), since: now }
+}
+
+/// The replica of a service in a slot, `web.2`.
+fn replica<'a>(world: &'a mut Observed, name: &str) -> &'a mut Container {
+    let (service, slot) = name.split_once('.').expect("SERVICE.SLOT");
+    let slot: u32 = slot.parse().expect("a slot");
+    let docker = world.docker.known_mut().expect("Docker is known");
+    docker
+        .containers
+        .values_mut()
+        .find(|container| container.service == service && container.slot == slot)
+        .unwrap_or_else(|| panic!("there is no replica {name}"))
+}
+
+fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
+    match words {
+        ["docker", "unknown"] => world.docker = unknown("connect /var/run/docker.sock: no such file", now),
+        ["consul", "unknown"] => world.consul = unknown("GET http://127.0.0.1:8500/v1/agent/self: refused", now),
+        ["nginx", "unknown"] => world.nginx = unknown("nginx -V: no such file", now),
+        ["nginx", "stopped"] => {
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            nginx.process = NginxProcess::Stopped;
+            nginx.loaded = reeve::observed::Loaded::Nothing;
+            nginx.loaded_since = now;
+        }
+        ["no-leader"] => world.consul.known_mut().expect("Consul is known").leader = None,
+        ["image-missing", image] => {
+            world.docker.known_mut().expect("Docker is known").images.remove(*image);
+        }
+        ["retag", image] => {
+            let docker = world.docker.known_mut().expect("Docker is known");
+            docker.images.get_mut(*image).expect("an image").id = "sha256:0123456789abcdef".to_owned();
+        }
+        ["exited", name, code] => {
+            let code = code.parse().expect("an exit code");
+            let earlier = now - jiff::SignedDuration::from_secs(3600);
+            let container = replica(world, name);
+            container.state = ContainerState::Exited { code, started_at: Some(earlier), finished_at: Some(now) };
+            container.published.clear();
+        }
+        ["paused", name] => replica(world, name).state = ContainerState::Paused { started_at: now },
+        ["unhealthy", name] => replica(world, name).health = Health::Unhealthy("GET /: 500".to_owned()),
+        ["disconnected", name, network] => {
+            replica(world, name).networks.remove(*network).expect("it was attached");
+        }
+        ["removed", name] => {
+            let id = replica(world, name).id.clone();
+            world.docker.known_mut().expect("Docker is known").containers.remove(&id);
+        }
+        ["deregistered", name] => {
+            let id = replica(world, name).id.clone();
+            let consul = world.consul.known_mut().expect("Consul is known");
+            consul.registrations.retain(|_, registration| registration.container != id);
+            for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                catalog.instances.retain(|instance| instance.container.as_deref() != Some(&id));
+                catalog.shrunk_at = now;
+            }
+        }
+        ["maintenance", name] => {
+            let id = replica(world, name).id.clone();
+            let consul = world.consul.known_mut().expect("Consul is known");
+            for registration in consul.registrations.values_mut().filter(|r| r.container == id) {
+                registration.maintenance = Maintenance::Operator { reason: "disk is being replaced".to_owned() };
+            }
+            for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                for instance in catalog.instances.iter_mut().filter(|i| i.container.as_deref() == Some(&id)) {
+                    instance.maintenance = true;
+                }
+            }
+        }
+        ["critical", name] => {
+            let id = replica(world, name).id.clone();
+            let consul = world.consul.known_mut().expect("Consul is known");
+            for registration in consul.registrations.values_mut().filter(|r| r.container == id) {
+                let declared = format!("{}:declared", registration.id);
+                registration.checks.get_mut(&declared).expect("a declared check").status = CheckStatus::Critical;
+            }
+            for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                for instance in catalog.instances.iter_mut().filter(|i| i.container.as_deref() == Some(&id)) {
+                    instance.passing = false;
+                }
+                catalog.shrunk_at = now;
+            }
+        }
+        ["edited", file] => {
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            let current = nginx.current.clone().expect("there is a generation");
+            let generation = nginx.generations.get_mut(&current).expect("it is there");
+            generation.damaged.push((*file).to_owned());
+        }
+        ["stranger", name, "port", port] => stranger(world, name, Some(port.parse().expect("a port"))),
+        ["stranger", name] => stranger(world, name, None),
+        ["listen-taken", port] => {
+            let port = port.parse().expect("a port");
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            let listen = reeve::spec::upstream::Listen { address: None, port };
+            let taken = reeve::observed::ListenState::Taken("Address already in use (os error 98)".to_owned());
+            nginx.listens.insert(listen, taken);
+        }
+        ["peers", names @ ..] => {
+            let addresses: Vec<String> = names
+                .iter()
+                .map(|name| {
+                    let container = replica(world, name);
+                    let own = container.networks.values().find_map(|network| network.address).expect("an address");
+                    format!("{own}:8300")
+                })
+                .collect();
+            let consul = world.consul.known_mut().expect("Consul is known");
+            consul.leader = addresses.first().cloned();
+            consul.peers = addresses;
+        }
+        ["foreign", service, address, port] => {
+            let consul = world.consul.known_mut().expect("Consul is known");
+            let instance = reeve::observed::Instance {
+                id: format!("{service}-{address}"),
+                node: "other".to_owned(),
+                address: (*address).to_owned(),
+                port: port.parse().expect("a port"),
+                passing: true,
+                maintenance: false,
+                weight: 1,
+                owner: None,
+                container: None,
+            };
+            for (query, view) in &mut consul.catalog {
+                if let (true, Some(catalog)) = (query.service == *service, view.known_mut()) {
+                    catalog.instances.push(instance.clone());
+                }
+            }
+        }
+        other => panic!("nobody knows how to do this to a world: {other:?}"),
+    }
+}
+
+fn stranger(world: &mut Observed, name: &str, port: Option<u16>) {
+    let published = port.map(|host| PublishedPort {
+        target: 80,
+        protocol: reeve::spec::Protocol::Tcp,
+        host_ip: Some(IpAddr::from([0, 0, 0, 0])),
+        host,
+    });
+    let stranger = Stranger {
+        name: name.to_owned(),
+        owner: None,
+        running: true,
+        published: published.into_iter().collect(),
+        networks: std::collections::BTreeMap::new(),
+    };
+    world.docker.known_mut().expect("Docker is known").strangers.insert(format!("id-{name}"), stranger);
+}

@@ -1,0 +1,102 @@
+//! Golden plans: `tests/plans/<case>/before.yaml` is converged in memory, `world.txt` (if there is one) happens to that
+//! world, and the plan for `after.yaml` is printed into `plan.txt`. `REEVE_GOLDEN=overwrite` writes them anew; read the diff.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{context, converge, empty_world, look, renderer, spec, start, tamper};
+use reeve::plan::preview::Preview;
+use reeve::plan::{Removals, Teardown, display};
+use reeve::spec::Spec;
+
+/// What the user says beside the spec: `orders.txt`, one word a line.
+#[derive(Default)]
+struct Orders {
+    held: bool,
+    destroy: bool,
+    volumes: bool,
+    without_consul: bool,
+}
+
+impl Orders {
+    fn read(text: &str) -> Self {
+        let mut orders = Self::default();
+        for word in text.split_whitespace() {
+            match word {
+                "held" => orders.held = true,
+                "destroy" => orders.destroy = true,
+                "volumes" => orders.volumes = true,
+                "without-consul" => orders.without_consul = true,
+                other => panic!("unknown order {other}"),
+            }
+        }
+        orders
+    }
+}
+
+fn read(folder: &Path, file: &str) -> Option<String> {
+    std::fs::read_to_string(folder.join(file)).ok()
+}
+
+fn plan_of(folder: &Path) -> String {
+    let renderer = renderer();
+    let mut now = start();
+    let mut world = empty_world();
+    let before = read(folder, "before.yaml").map(|text| spec(&text));
+    let after = read(folder, "after.yaml").map(|text| spec(&text)).or_else(|| before.clone());
+    let after = after.expect("a case has before.yaml, after.yaml or both");
+    let orders = Orders::read(&read(folder, "orders.txt").unwrap_or_default());
+    let mut context = context(&renderer, &after.project);
+    if let Some(before) = &before {
+        converge(&mut world, before, &context, &mut now);
+        now += jiff::SignedDuration::from_secs(3600);
+    }
+    look(&mut world, &after, &context.owner, now);
+    tamper::apply(&mut world, &read(folder, "world.txt").unwrap_or_default(), now);
+    if orders.held {
+        context.removals = Removals::Held;
+    }
+    let mut wanted = after;
+    if orders.destroy {
+        context.teardown = Some(Teardown { volumes: orders.volumes, without_consul: orders.without_consul });
+        wanted = Spec::empty(&wanted.project);
+        look(&mut world, &wanted, &context.owner, now);
+    }
+    let preview = Preview::of(&wanted, &world, now, &context);
+    display::text(&preview, &world)
+}
+
+#[test]
+fn every_plan_reads_as_it_should() {
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plans"))
+        .expect("the folder of cases")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_dir())
+        .collect();
+    cases.sort();
+    assert!(!cases.is_empty());
+    let overwrite = std::env::var("REEVE_GOLDEN").is_ok_and(|value| value == "overwrite");
+    let mut wrong = Vec::new();
+    for folder in cases {
+        let text = plan_of(&folder);
+        let file = folder.join("plan.txt");
+        let golden = std::fs::read_to_string(&file).unwrap_or_default();
+        if golden == text {
+            continue;
+        }
+        if overwrite {
+            std::fs::write(&file, &text).expect("the golden plan can be written");
+            continue;
+        }
+        let diff = similar::TextDiff::from_lines(&golden, &text);
+        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        wrong.push(format!("{}", diff.unified_diff().header(&format!("{name}/plan.txt"), "now")));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{}\n{} plans differ; if that is meant: REEVE_GOLDEN=overwrite",
+        wrong.join("\n"),
+        wrong.len()
+    );
+}
