@@ -3,4 +3,14 @@
 
 mod consul;
 mod docker;
+mod e2e_absent;
+mod e2e_apply;
+mod e2e_changes;
+mod e2e_cluster;
+mod e2e_controller;
+mod e2e_drift;
+mod e2e_routes;
+mod e2e_strangers;
+mod e2e_two;
 mod nginx;
+mod support;
