@@ -44,4 +44,4 @@ lint: ## format and lints alone
 
 bench: ## the pure part's figures (criterion)
 	@manifests/demo/toolchain.sh
-	cargo bench --locked
+	cargo bench --locked --bench plan

@@ -81,11 +81,14 @@ wait_until() { # seconds, command…
 
 # ---------------------------------------------------------------- processes that are the demo's
 
-is_daemon() { # pid: runs `reeve … run` with our settings?
+is_daemon() { # pid: is it `reeve run` with our settings, however it was started?
     local -a words=()
     [[ -r /proc/$1/cmdline ]] || return 1
     mapfile -d '' -t words 2>/dev/null <"/proc/$1/cmdline" || return 1
-    [[ " ${words[*]} " == *" --config $settings run "* ]]
+    [[ " ${words[*]} " == *" run "* ]] || return 1
+    [[ " ${words[*]} " == *" --config $settings "* ]] && return 0
+    # One that somebody started by hand, with paths of their own: it holds the demo's lock.
+    find "/proc/$1/fd" -lname "$demo/reeve.lock" 2>/dev/null | grep -q .
 }
 
 # The pid file may be gone, and a pid may be someone else's by now: what counts is what the process is.

@@ -1,6 +1,7 @@
 //! What several commands begin with: the spec as the settings and the command line name it, and the engine for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use super::Context;
 use crate::controller::source::SpecSource;
@@ -18,13 +19,22 @@ pub fn load_options(settings: &Settings, project: Option<&str>, strict: bool) ->
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     Ok(LoadOptions {
-        files: settings.spec.clone(),
+        files: settings.spec.iter().map(|path| as_typed(path)).collect(),
         project: project.map(str::to_owned),
         environment,
         strict,
         profiles: BTreeSet::new(),
         probe: (settings.nginx.mode == NginxMode::Host).then_some(settings.nginx.probe),
     })
+}
+
+/// A path below the current directory as one would type it, for messages.
+fn as_typed(path: &Path) -> PathBuf {
+    let current = std::env::current_dir().unwrap_or_default();
+    match path.strip_prefix(&current) {
+        Ok(relative) if !relative.as_os_str().is_empty() => relative.to_owned(),
+        Ok(_) | Err(_) => path.to_owned(),
+    }
 }
 
 /// Reads the spec; its warnings go to the log.
