@@ -21,7 +21,7 @@ use crate::http::{Report, Shared};
 use crate::metrics::Metrics;
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
-use crate::plan::action::{Action, ConsulAction, DockerAction, System};
+use crate::plan::action::{Action, ConsulAction, DockerAction, NginxAction, System};
 use crate::plan::preview::Preview;
 use crate::plan::{Plan, Removals, display};
 use crate::status::Status;
@@ -144,6 +144,11 @@ impl Controller {
                 info!(project = pass.spec.project, "converged: everything is as the spec says");
             }
             state.settled = Some(Arc::new(Settled::of(&pass)));
+        } else if let Some(settled) = &mut state.settled
+            && pass.applied.iter().any(|applied| applied.kind == "switch_generation" && applied.result.is_ok())
+        {
+            // To go back to it may be our own doing from now on: a replica that was unhealthy is healthy again.
+            Arc::make_mut(settled).generation = None;
         }
         state.converged = converged;
         state.log_changes(&pass);
@@ -284,17 +289,32 @@ fn unknown_views(observed: &Observed) -> BTreeMap<&'static str, String> {
 }
 
 /// The world as it was when everything was as the spec says.
+#[derive(Clone)]
 struct Settled {
     digest: String,
     /// Ids.
     containers: BTreeSet<String>,
+    /// Hash of the generation that `current` pointed at, as long as we have not switched it since.
+    generation: Option<String>,
 }
 
 impl Settled {
     fn of(pass: &Pass) -> Self {
         let docker = pass.observed.docker.known();
         let containers = docker.into_iter().flat_map(|docker| docker.containers.keys().cloned()).collect();
-        Self { digest: pass.spec.digest.clone(), containers }
+        let current = pass.observed.nginx.known().and_then(|nginx| nginx.current.as_ref());
+        Self { digest: pass.spec.digest.clone(), containers, generation: current.map(|id| id.hash.clone()) }
+    }
+
+    /// It was in force, nobody wanted anything else since, and it has to be put in force again.
+    fn was_in_force(&self, action: &NginxAction) -> bool {
+        let id = match action {
+            NginxAction::WriteGeneration(new) => &new.id,
+            NginxAction::SwitchGeneration { id } => id,
+            NginxAction::Reload { expect } | NginxAction::Start { expect } => expect,
+            NginxAction::QuitOrphans { .. } | NginxAction::RemoveGeneration { .. } => return false,
+        };
+        self.generation.as_ref() == Some(&id.hash)
     }
 
     /// A step that puts right what somebody changed, or what broke, is drift. What only follows from it (the registration
@@ -328,7 +348,7 @@ impl Settled {
                     | ConsulAction::Deregister { .. }
                     | ConsulAction::SetHealth { .. } => false,
                 },
-                Action::Nginx(_) => step.drift,
+                Action::Nginx(action) => step.drift || self.was_in_force(action),
                 Action::Directory(_) => false,
             };
         }
