@@ -175,6 +175,7 @@ fn an_unhealthy_replica_is_not_routed_and_comes_back() {
         site.serves(site.listen(), "web", 2)?;
         daemon.converged()
     });
+    assert_eq!((daemon.drift("docker"), daemon.drift("nginx")), (0.0, 0.0), "health is no drift");
     daemon.lives();
 }
 
