@@ -51,6 +51,24 @@ fn a_plan_says_what_would_be_done_and_does_nothing() {
 }
 
 #[test]
+fn a_plan_while_a_replica_starts_foresees_what_follows() {
+    let site = Site::new("starts");
+    let spec = Shop::new(&site, 1).to_string().replace("interval: 1s, timeout: 2s", "interval: 8s, timeout: 2s");
+    site.write_spec(&spec);
+    let mut begun = site.begin(&["apply"]);
+    eventually("the container is started", || {
+        check(begun.stderr().contains("start container") || begun.ended(), || begun.stderr())
+    });
+    begun.signal(rustix::process::Signal::KILL);
+    let _ = begun.wait();
+    let plan = site.reeve(&["plan", "--detailed-exitcode"]);
+    let health = docker::docker(&["inspect", "--format", "{{.State.Health.Status}}", &site.container("web", 1).id]);
+    assert_eq!(health, "starting", "the test was too slow");
+    // It will be registered and routed: that is not `No changes.`
+    plan.exits(2).says("register");
+}
+
+#[test]
 fn the_first_plan_reads_as_the_golden_one() {
     let site = Site::new("golden");
     site.write_spec(&Shop::new(&site, 2));
