@@ -366,6 +366,11 @@ impl Consul {
                     registration.drain_start = Some(*at);
                 }
             }
+            ConsulAction::StopDrainClock { id } => {
+                if let Some(registration) = self.registrations.get_mut(id) {
+                    registration.drain_start = None;
+                }
+            }
             ConsulAction::Deregister { id } => {
                 self.registrations.remove(id);
                 for catalog in self.catalog.values_mut().filter_map(|view| view.known_mut()) {

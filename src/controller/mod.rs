@@ -345,6 +345,7 @@ impl Settled {
                     ConsulAction::LiftDrain { .. } | ConsulAction::RemoveCheck { .. } => true,
                     ConsulAction::Drain { .. }
                     | ConsulAction::StartDrainClock { .. }
+                    | ConsulAction::StopDrainClock { .. }
                     | ConsulAction::Deregister { .. }
                     | ConsulAction::SetHealth { .. } => false,
                 },

@@ -169,6 +169,10 @@ pub enum ConsulAction {
         id: String,
         at: Timestamp,
     },
+    /// Takes it out of `Meta` again: nginx is seen routing to it once more.
+    StopDrainClock {
+        id: String,
+    },
     Deregister {
         id: String,
     },
@@ -191,6 +195,7 @@ impl ConsulAction {
             Self::Drain { .. } => "drain",
             Self::LiftDrain { .. } => "lift_drain",
             Self::StartDrainClock { .. } => "start_drain_clock",
+            Self::StopDrainClock { .. } => "stop_drain_clock",
             Self::Deregister { .. } => "deregister",
             Self::SetHealth { .. } => "set_health",
             Self::RemoveCheck { .. } => "remove_check",

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::facts::passing;
+use super::facts::{believed, passing};
 use super::planner::Planner;
 use super::replicas::Roster;
-use crate::observed::{Container, ContainerState, Maintenance};
+use crate::observed::{Container, ContainerState, Maintenance, Registration};
 use crate::spec::upstream::CatalogQuery;
 use crate::spec::{Register, Service, Upstream};
 
@@ -55,15 +55,25 @@ impl<'a> Capacity<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Where the container serves now. Nowhere: taking it away costs nothing.
+    /// Where the container is proven to serve: its declared check has run, and passes.
     pub(super) fn places(&self, container: &'a Container) -> Vec<Place<'a>> {
+        self.places_by(container, passing)
+    }
+
+    /// Where the container may be missed when it goes: also where it is believed without a proof, since it gets requests.
+    /// Nowhere: taking it away costs nothing.
+    pub(super) fn places_lost(&self, container: &'a Container) -> Vec<Place<'a>> {
+        self.places_by(container, believed)
+    }
+
+    fn places_by(&self, container: &'a Container, counts: fn(&Registration) -> bool) -> Vec<Place<'a>> {
         let service = self.spec.services.get(&container.service);
         if !self.facts.fitness(container, service).healthy() || self.draining(container) {
             return Vec::new();
         }
         let registrations = self.facts.registrations(&container.id);
         let registered: Vec<Place> =
-            registrations.iter().filter(|r| passing(r)).map(|r| Place::Registered(&r.name)).collect();
+            registrations.iter().filter(|r| counts(r)).map(|r| Place::Registered(&r.name)).collect();
         if registered.is_empty() && !registrations.is_empty() {
             // Consul, or an operator, keeps it out of traffic.
             return Vec::new();

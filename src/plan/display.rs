@@ -369,6 +369,7 @@ pub fn verb(action: &Action) -> &'static str {
             ConsulAction::Drain { .. } => "drain",
             ConsulAction::LiftDrain { .. } => "lift the drain",
             ConsulAction::StartDrainClock { .. } => "start the drain time",
+            ConsulAction::StopDrainClock { .. } => "stop the drain time",
             ConsulAction::Deregister { .. } => "deregister",
             ConsulAction::SetHealth { .. } => "set health",
             ConsulAction::RemoveCheck { .. } => "remove a check",

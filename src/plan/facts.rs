@@ -11,8 +11,8 @@ use jiff::Timestamp;
 
 use super::planner::after;
 use crate::observed::{
-    CheckStatus, Consul, Container, ContainerState, Docker, Generation, GenerationId, Health, Loaded, Maintenance,
-    NetworkEndpoint, Nginx, Observed, Probe, Registration,
+    CheckSeen, CheckStatus, Consul, Container, ContainerState, Docker, Generation, GenerationId, Health, Loaded, Maintenance,
+    NetworkEndpoint, Nginx, NginxProcess, Observed, Probe, Registration,
 };
 use crate::spec::{Register, RegisterAddress, Service};
 
@@ -59,6 +59,7 @@ pub struct Facts<'a> {
     addresses_routed: OnceCell<BTreeSet<(&'a str, u16)>>,
     /// By the service that a loaded upstream asks Consul for: the longest drain.
     loaded_drains: OnceCell<BTreeMap<&'a str, Duration>>,
+    dead_ports: OnceCell<BTreeSet<u16>>,
     holders: OnceCell<Holders<'a>>,
     agent_network: OnceCell<Option<&'a str>>,
 }
@@ -95,6 +96,7 @@ impl<'a> Facts<'a> {
             routes: BTreeMap::new(),
             addresses_routed: OnceCell::new(),
             loaded_drains: OnceCell::new(),
+            dead_ports: OnceCell::new(),
             holders: OnceCell::new(),
             agent_network: OnceCell::new(),
         };
@@ -171,6 +173,28 @@ impl<'a> Facts<'a> {
                 .collect()
         });
         Some(routed.contains(&(address, port)))
+    }
+
+    /// Host ports that some live worker still sends requests to although our container there is gone or does not run. Empty
+    /// when nothing can be done about it now: a container that does not come back would be worse.
+    pub fn dead_ports(&self) -> &BTreeSet<u16> {
+        self.dead_ports.get_or_init(|| {
+            let (Some(docker), Some(_), Some(nginx)) = (self.docker, self.consul, self.nginx) else {
+                return BTreeSet::new();
+            };
+            let refused = nginx.generations.values().any(|generation| generation.rejected.is_some());
+            if refused || !matches!(nginx.process, NginxProcess::Running { .. }) {
+                return BTreeSet::new();
+            }
+            let dead = |id: &String| docker.containers.get(id).is_none_or(|container| !container.state.running());
+            self.loaded_generations()
+                .into_iter()
+                .flat_map(|(_, generation)| generation.manifest.upstreams.values())
+                .flat_map(|routed| &routed.endpoints)
+                .filter(|endpoint| endpoint.container.as_ref().is_some_and(dead))
+                .map(|endpoint| endpoint.port)
+                .collect()
+        })
     }
 
     /// The longest drain of the loaded upstreams that ask Consul for this service.
@@ -407,11 +431,14 @@ impl<'a> Facts<'a> {
 
 /// Every check passes, a declared one has run at least once, and nobody keeps it out of traffic.
 pub fn passing(registration: &Registration) -> bool {
+    let ran = |(id, check): (&String, &CheckSeen)| !id.ends_with(":declared") || !check.output.is_empty();
+    believed(registration) && registration.checks.iter().all(ran)
+}
+
+/// Consul gives it out: every check passes, be it only because none has run yet.
+pub fn believed(registration: &Registration) -> bool {
     registration.maintenance == Maintenance::Off
-        && registration.checks.iter().all(|(id, check)| {
-            let ran = !id.ends_with(":declared") || !check.output.is_empty();
-            check.status == CheckStatus::Passing && ran
-        })
+        && registration.checks.values().all(|check| check.status == CheckStatus::Passing)
 }
 
 /// The address of a container on a network.

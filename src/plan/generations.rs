@@ -195,11 +195,16 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The wanted generation cannot be had; the one that `current` points at should at least be what nginx runs.
+    /// The wanted generation cannot be had; the one that `current` points at should at least be what nginx runs. But not
+    /// when it routes to what leaves or is dead: what runs now does not, perhaps.
     fn load_what_is_current(&mut self, nginx: &'a Nginx) {
-        if let Some(id) = &nginx.current
-            && nginx.generations.get(id).is_some_and(|generation| generation.damaged.is_empty())
-        {
+        let Some((id, generation)) = nginx.current.as_ref().and_then(|id| Some((id, nginx.generations.get(id)?))) else {
+            return;
+        };
+        let mut endpoints = generation.manifest.upstreams.values().flat_map(|routed| &routed.endpoints);
+        let outdated = endpoints.any(|endpoint| self.own_gone(endpoint));
+        let running = matches!(nginx.process, NginxProcess::Running { .. });
+        if generation.damaged.is_empty() && generation.rejected.is_none() && !(outdated && running) {
             self.load(nginx, id.clone(), None);
         }
     }

@@ -216,6 +216,7 @@ impl Ledger {
             ConsulAction::Drain { id, .. }
             | ConsulAction::LiftDrain { id }
             | ConsulAction::StartDrainClock { id, .. }
+            | ConsulAction::StopDrainClock { id }
             | ConsulAction::SetHealth { id, .. } => self.change(format!("registration {id}")),
             ConsulAction::RemoveCheck { check } => self.change(format!("check {check}")),
         }

@@ -130,6 +130,10 @@ impl<'a> Planner<'a> {
             let reason = format!("the agent has a service with this id and {whose}; it is not ours to change");
             return self.wait(object, "conflict", reason);
         }
+        if let Some(seen) = seen.filter(|_| fitness != Fitness::Healthy) {
+            // A new definition keeps the old one's state; it has to be true when it is made.
+            return self.health(container, seen, object);
+        }
         let wanted = match self.wanted_registration(container, register, id) {
             Ok(wanted) => wanted,
             Err(reason) => return self.wait(object, "address", reason),
@@ -281,6 +285,7 @@ impl<'a> Planner<'a> {
             match self.facts.address_routed(&registration.address, registration.port) {
                 Some(false) => {}
                 Some(true) => {
+                    self.stop_drain_clock(registration, object.clone());
                     return self.wait(object, "routed", "drained; a generation without it is not loaded yet");
                 }
                 None => {

@@ -25,6 +25,9 @@ const SHORT_RUN: Duration = Duration::from_secs(10);
 /// How long such a container waits.
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
+/// A starting container must not get the requests of the one that was there before.
+const STILL_ROUTED: &str = "nginx still routes to its host port; it is started when that has ended";
+
 /// The containers of one service, sorted by what is wanted of them.
 pub(super) struct Roster<'a> {
     /// Up to date, one for each slot.
@@ -180,6 +183,10 @@ impl<'a> Planner<'a> {
                     if service.job && *code == 0 {
                         continue;
                     }
+                    if container.chosen_ports.iter().any(|port| self.facts.dead_ports().contains(&port.host)) {
+                        self.wait(object, "routed", STILL_ROUTED);
+                        continue;
+                    }
                     match restart_at(*started_at, *finished_at).filter(|at| *at > self.now) {
                         Some(at) => {
                             let reason =
@@ -319,6 +326,10 @@ impl<'a> Planner<'a> {
                 return Created::NotThisSlot;
             }
         };
+        if host_ports.iter().any(|port| self.facts.dead_ports().contains(&port.host)) {
+            self.wait(object, "routed", format!("slot {slot}: {STILL_ROUTED}"));
+            return Created::NotThisSlot;
+        }
         let network_mode = match self.network_mode(service) {
             Ok(network_mode) => network_mode,
             Err(reason) => {
@@ -422,14 +433,10 @@ impl<'a> Planner<'a> {
         let free = roster.all_at_once || service.job;
         let stop_first = roster.order.order == UpdateOrder::StopFirst;
         let must = if stop_first { service.replicas.saturating_sub(parallelism) } else { service.replicas };
-        let everyone = roster.current.values().copied().chain(roster.leaving.iter().map(|leaving| leaving.container));
-        let mut capacity =
-            Capacity::new(
-                everyone.map(|container| self.places(container)),
-                |_, serving| {
-                    if free { 0 } else { serving.min(must) }
-                },
-            );
+        let current = roster.current.values().map(|container| self.places(container));
+        let everyone = current.chain(roster.leaving.iter().map(|leaving| self.places_lost(leaving.container)));
+        let floor = |_: Place<'a>, serving: u32| if free { 0 } else { serving.min(must) };
+        let mut capacity = Capacity::new(everyone, floor);
         // Under stop-first, replicas that are being replaced right now: on their way out, gone, or new and not ready.
         let replaced = || roster.leaving.iter().filter(|leaving| !leaving.surplus);
         let under_way = count(roster.current.values().filter(|c| !self.ready(service, roster, c)).count())
@@ -439,7 +446,7 @@ impl<'a> Planner<'a> {
         let means = self.means_missing(service, roster);
         // What serves nobody goes first, then what nothing has to take the place of.
         let mut leaving: Vec<(Vec<Place>, &Leaving)> =
-            roster.leaving.iter().map(|leaving| (self.places(leaving.container), leaving)).collect();
+            roster.leaving.iter().map(|leaving| (self.places_lost(leaving.container), leaving)).collect();
         leaving.sort_by_key(|(places, leaving)| {
             (!places.is_empty(), !leaving.surplus, leaving.container.slot, leaving.container.id.as_str())
         });

@@ -99,6 +99,9 @@ impl<'a> Planner<'a> {
             match self.facts.routed(&container.id) {
                 Some(false) => {}
                 Some(true) => {
+                    for registration in registrations {
+                        self.stop_drain_clock(registration, object.clone());
+                    }
                     self.wait(object.clone(), "routed", "drained; a generation without it is not loaded yet");
                     return false;
                 }
@@ -145,6 +148,14 @@ impl<'a> Planner<'a> {
             wanted.chain(self.facts.loaded_drain(name))
         });
         drains.max().unwrap_or(DEFAULT_DRAIN)
+    }
+
+    /// Somebody loaded an older generation: the drain time begins anew when that is put right.
+    pub(super) fn stop_drain_clock(&mut self, registration: &Registration, object: ObjectKey) {
+        if registration.drain_start.is_some() && matches!(registration.maintenance, Maintenance::Draining { .. }) {
+            let action = ConsulAction::StopDrainClock { id: registration.id.clone() };
+            self.step(object, Action::Consul(action), "nginx routes to it again");
+        }
     }
 
     /// When nginx was first seen not routing to it. Stored in Consul's `Meta`, which survives a crash; for a replica that
@@ -279,7 +290,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let mut containers: Vec<(Vec<Place>, &'a Container)> =
-                self.facts.containers(name).iter().map(|container| (self.places(container), *container)).collect();
+                self.facts.containers(name).iter().map(|container| (self.places_lost(container), *container)).collect();
             containers.sort_by_key(|(places, container)| (!places.is_empty(), container.slot, container.id.as_str()));
             for (places, container) in containers {
                 let cause = "its service is not in the spec".to_owned();
@@ -300,7 +311,7 @@ impl<'a> Planner<'a> {
         let mut successors: BTreeSet<&'a str> = BTreeSet::new();
         let mut musts: BTreeMap<Place<'a>, u32> = BTreeMap::new();
         let ours = leaving.iter().flat_map(|name| self.facts.containers(name));
-        let mut serving: Vec<Vec<Place<'a>>> = ours.map(|container| self.places(container)).collect();
+        let mut serving: Vec<Vec<Place<'a>>> = ours.map(|container| self.places_lost(container)).collect();
         let places: BTreeSet<Place<'a>> = serving.iter().flatten().copied().collect();
         for place in places {
             let takes_over = |service: &Service| match place {

@@ -217,7 +217,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The same for an endpoint of which no catalog tells.
-    fn own_gone(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn own_gone(&self, endpoint: &Endpoint) -> bool {
         let (Some(docker), Some(_), Some(id)) = (self.facts.docker, self.facts.consul, endpoint.container.as_deref())
         else {
             return false;

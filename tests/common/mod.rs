@@ -4,7 +4,7 @@
 
 pub mod tamper;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use reeve::model::{Peers, is_placeholder, is_placeholder_port};
 use reeve::observed::{
     Agent, Catalog, Consul, Directory, Docker, Host, ImageSeen, Interest, Loaded, Nginx, NginxProcess, Observed, View,
 };
-use reeve::plan::{Action, Context, NginxContext, Plan, Removals, plan};
+use reeve::plan::{Action, Context, DockerAction, NginxContext, Plan, Removals, plan};
 use reeve::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
 use reeve::spec::load::{LoadOptions, load_text};
 use reeve::spec::{Owner, Spec};
@@ -140,8 +140,30 @@ pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
 
 /// An action with its full effect, and what Docker chooses by itself.
 pub fn execute(world: &mut Observed, action: &Action, context: &Context<'_>, now: Timestamp) {
+    let created = match action {
+        Action::Docker(DockerAction::CreateContainer(new)) => Some((new.name.clone(), next_id(world, &new.name))),
+        _ => None,
+    };
     world.after(action, &context.owner, now);
+    if let (Some((name, id)), Some(docker)) = (created, world.docker.known_mut())
+        && let Some(mut container) = docker.containers.remove(&name)
+    {
+        container.id.clone_from(&id);
+        docker.containers.insert(id, container);
+    }
     choose(world);
+}
+
+/// An id that nothing in the world remembers: `name#2` after `name#1`.
+fn next_id(world: &Observed, name: &str) -> String {
+    let number = |id: &str| id.strip_prefix(name)?.strip_prefix('#')?.parse::<u32>().ok();
+    let docker = world.docker.known().into_iter().flat_map(|docker| docker.containers.keys());
+    let consul = world.consul.known().into_iter().flat_map(|consul| consul.registrations.values()).map(|r| &r.container);
+    let generations = world.nginx.known().into_iter().flat_map(|nginx| nginx.generations.values());
+    let routed = generations.flat_map(|generation| generation.manifest.upstreams.values());
+    let routed = routed.flat_map(|routed| &routed.endpoints).filter_map(|endpoint| endpoint.container.as_ref());
+    let last = docker.chain(consul).chain(routed).filter_map(|id| number(id)).max().unwrap_or(0);
+    format!("{name}#{}", last + 1)
 }
 
 /// Between two waves: containers become healthy, checks run and pass, jobs end well.
@@ -152,36 +174,46 @@ pub fn settle(world: &mut Observed, spec: &Spec, now: Timestamp) {
     }
 }
 
-/// Real addresses and host ports in place of the model's placeholders: the next ones of a pool, as Docker does.
+/// Real addresses and host ports in place of the model's placeholders: the lowest free ones, so that what one container
+/// leaves the next one gets; but no host port that nginx routes to, since Docker goes round all of them before that.
 pub fn choose(world: &mut Observed) {
+    let generations = world.nginx.known().into_iter().flat_map(|nginx| nginx.generations.iter());
+    let loaded = generations.filter(|(id, _)| match world.nginx.known().map(|nginx| &nginx.loaded) {
+        Some(Loaded::Generation(loaded)) => loaded == *id,
+        _ => false,
+    });
+    let routed = loaded.flat_map(|(_, generation)| generation.manifest.upstreams.values());
+    let routed: BTreeSet<u16> = routed.flat_map(|routed| &routed.endpoints).map(|endpoint| endpoint.port).collect();
     let Some(docker) = world.docker.known_mut() else { return };
-    let network = |octets: [u8; 2]| IpAddr::from([172, 18, octets[0], octets[1]]);
+    let network = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        IpAddr::from([172, 18, high, low])
+    };
     for seen in docker.networks.values_mut() {
         if seen.gateway.is_some_and(is_placeholder) {
-            seen.gateway = Some(network([0, 1]));
+            seen.gateway = Some(network(1));
         }
     }
     let containers = || docker.containers.values();
-    let addresses = containers().flat_map(|c| c.networks.values()).filter_map(|endpoint| endpoint.address);
-    let ports = containers().flat_map(|c| &c.published).map(|published| published.host);
-    let mut address = addresses.filter(|a| !is_placeholder(*a)).max().map_or([0, 1], |address| match address {
-        IpAddr::V4(v4) => [v4.octets()[2], v4.octets()[3]],
-        IpAddr::V6(_) => [0, 1],
-    });
-    let mut port = ports.filter(|p| !is_placeholder_port(*p)).max().unwrap_or(0).max(32767);
+    let mut addresses: BTreeSet<IpAddr> =
+        containers().flat_map(|c| c.networks.values()).filter_map(|endpoint| endpoint.address).collect();
+    let mut ports: BTreeSet<u16> = containers().flat_map(|c| &c.published).map(|published| published.host).collect();
+    ports.extend(routed);
     for container in docker.containers.values_mut() {
         for endpoint in container.networks.values_mut() {
             if endpoint.address.is_some_and(is_placeholder) {
-                address = (u16::from_be_bytes(address) + 1).to_be_bytes();
-                endpoint.address = Some(network(address));
+                let free = (2..).map(network).find(|address| !addresses.contains(address));
+                addresses.extend(free);
+                endpoint.address = free;
             }
             if endpoint.gateway.is_some_and(is_placeholder) {
-                endpoint.gateway = Some(network([0, 1]));
+                endpoint.gateway = Some(network(1));
             }
         }
         for published in container.published.iter_mut().filter(|published| is_placeholder_port(published.host)) {
-            port += 1;
-            published.host = port;
+            let free = (32768..).find(|port| !ports.contains(port)).expect("a free port");
+            ports.insert(free);
+            published.host = free;
         }
     }
 }

@@ -49,6 +49,7 @@ impl Consul {
             ConsulAction::Drain { id, reason } => self.drain(id, reason).await,
             ConsulAction::LiftDrain { id } => self.lift_drain(id).await,
             ConsulAction::StartDrainClock { id, at } => self.start_drain_clock(id, *at).await,
+            ConsulAction::StopDrainClock { id } => self.stop_drain_clock(&self.own(id).await?).await,
             ConsulAction::Deregister { id } => self.deregister(id).await,
             ConsulAction::SetHealth { id, status, output } => self.set_health(id, *status, output).await,
             ConsulAction::RemoveCheck { check } => self.remove_check(check).await,

@@ -269,13 +269,14 @@ fn maintenance(reason: &str) -> Value {
     json!({ &id: { "CheckID": id, "ServiceID": ID, "Status": "critical", "Notes": reason } })
 }
 
-fn all_actions() -> [ConsulAction; 7] {
+fn all_actions() -> [ConsulAction; 8] {
     let id = || ID.to_owned();
     [
         ConsulAction::Register(Box::new(new_registration())),
         ConsulAction::Drain { id: id(), reason: "reeve: replaced".to_owned() },
         ConsulAction::LiftDrain { id: id() },
         ConsulAction::StartDrainClock { id: id(), at: jiff::Timestamp::UNIX_EPOCH },
+        ConsulAction::StopDrainClock { id: id() },
         ConsulAction::Deregister { id: id() },
         ConsulAction::SetHealth { id: id(), status: CheckStatus::Critical, output: "no".to_owned() },
         ConsulAction::RemoveCheck { check: wire::health_check(ID) },
@@ -344,6 +345,7 @@ async fn a_record_that_is_gone_is_a_conflict_except_where_gone_is_the_aim() {
             ConsulAction::Drain { .. }
             | ConsulAction::LiftDrain { .. }
             | ConsulAction::StartDrainClock { .. }
+            | ConsulAction::StopDrainClock { .. }
             | ConsulAction::SetHealth { .. } => {
                 assert!(matches!(result, Err(ActionError::Conflict(_))), "{action:?}: {result:?}");
             }
