@@ -59,12 +59,20 @@ impl Observed {
     }
 
     /// What a preview assumes between two waves: containers become healthy, and checks run and pass.
-    pub fn assume_healthy(&mut self) {
+    /// False: that changes nothing.
+    pub fn assume_healthy(&mut self) -> bool {
+        let mut changed = false;
         if let Some(docker) = self.docker.known_mut() {
             for container in docker.containers.values_mut().filter(|container| container.state.running()) {
                 match container.health {
-                    Health::None => container.probe = Some(Probe::Passing),
-                    Health::Starting => container.health = Health::Healthy,
+                    Health::None => {
+                        let before = container.probe.replace(Probe::Passing);
+                        changed |= before != container.probe;
+                    }
+                    Health::Starting => {
+                        container.health = Health::Healthy;
+                        changed = true;
+                    }
                     Health::Healthy | Health::Unhealthy(_) => {}
                 }
             }
@@ -74,10 +82,12 @@ impl Observed {
                 for check in registration.checks.values_mut() {
                     if check.output.is_empty() {
                         check.output = "assumed to pass".to_owned();
+                        changed = true;
                     }
                 }
             }
         }
+        changed
     }
 
     /// A job runs and ends well.

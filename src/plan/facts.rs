@@ -11,8 +11,8 @@ use jiff::Timestamp;
 
 use super::planner::after;
 use crate::observed::{
-    CheckSeen, CheckStatus, Consul, Container, ContainerState, Docker, Generation, GenerationId, Health, Loaded, Maintenance,
-    NetworkEndpoint, Nginx, NginxProcess, Observed, Probe, Registration,
+    CheckSeen, CheckStatus, Consul, Container, ContainerState, Docker, Generation, GenerationId, Health, Loaded,
+    Maintenance, NetworkEndpoint, Nginx, NginxProcess, Observed, Probe, Registration,
 };
 use crate::spec::{Register, RegisterAddress, Service};
 
@@ -59,9 +59,22 @@ pub struct Facts<'a> {
     addresses_routed: OnceCell<BTreeSet<(&'a str, u16)>>,
     /// By the service that a loaded upstream asks Consul for: the longest drain.
     loaded_drains: OnceCell<BTreeMap<&'a str, Duration>>,
+    remembered_drains: OnceCell<BTreeMap<&'a str, Duration>>,
     dead_ports: OnceCell<BTreeSet<u16>>,
     holders: OnceCell<Holders<'a>>,
     agent_network: OnceCell<Option<&'a str>>,
+}
+
+/// By the service that is asked of Consul.
+fn longest_drains<'a>(generations: impl Iterator<Item = &'a Generation>) -> BTreeMap<&'a str, Duration> {
+    let mut drains: BTreeMap<&str, Duration> = BTreeMap::new();
+    for routed in generations.flat_map(|generation| generation.manifest.upstreams.values()) {
+        if let Some(query) = &routed.upstream.query {
+            let longest = drains.entry(&query.service).or_default();
+            *longest = (*longest).max(routed.upstream.drain);
+        }
+    }
+    drains
 }
 
 /// Which of our running containers answers at an address.
@@ -96,6 +109,7 @@ impl<'a> Facts<'a> {
             routes: BTreeMap::new(),
             addresses_routed: OnceCell::new(),
             loaded_drains: OnceCell::new(),
+            remembered_drains: OnceCell::new(),
             dead_ports: OnceCell::new(),
             holders: OnceCell::new(),
             agent_network: OnceCell::new(),
@@ -199,18 +213,14 @@ impl<'a> Facts<'a> {
 
     /// The longest drain of the loaded upstreams that ask Consul for this service.
     pub fn loaded_drain(&self, consul_service: &str) -> Option<Duration> {
-        let drains = self.loaded_drains.get_or_init(|| {
-            let mut drains: BTreeMap<&str, Duration> = BTreeMap::new();
-            let generations = self.loaded_generations().into_iter();
-            for routed in generations.flat_map(|(_, generation)| generation.manifest.upstreams.values()) {
-                if let Some(query) = &routed.upstream.query {
-                    let longest = drains.entry(&query.service).or_default();
-                    *longest = (*longest).max(routed.upstream.drain);
-                }
-            }
-            drains
-        });
-        drains.get(consul_service).copied()
+        let loaded = || longest_drains(self.loaded_generations().into_iter().map(|(_, generation)| generation));
+        self.loaded_drains.get_or_init(loaded).get(consul_service).copied()
+    }
+
+    /// The same over all generations on disk: for what neither the spec nor the loaded one has any more.
+    pub fn remembered_drain(&self, consul_service: &str) -> Option<Duration> {
+        let on_disk = || longest_drains(self.nginx.into_iter().flat_map(|nginx| nginx.generations.values()));
+        self.remembered_drains.get_or_init(on_disk).get(consul_service).copied()
     }
 
     /// The upstreams in which every live worker routes to the container.

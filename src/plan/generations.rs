@@ -198,7 +198,8 @@ impl<'a> Planner<'a> {
     /// The wanted generation cannot be had; the one that `current` points at should at least be what nginx runs. But not
     /// when it routes to what leaves or is dead: what runs now does not, perhaps.
     fn load_what_is_current(&mut self, nginx: &'a Nginx) {
-        let Some((id, generation)) = nginx.current.as_ref().and_then(|id| Some((id, nginx.generations.get(id)?))) else {
+        let Some((id, generation)) = nginx.current.as_ref().and_then(|id| Some((id, nginx.generations.get(id)?)))
+        else {
             return;
         };
         let mut endpoints = generation.manifest.upstreams.values().flat_map(|routed| &routed.endpoints);

@@ -84,6 +84,8 @@ impl Preview {
                 }
                 match next {
                     Some(until) => now = until,
+                    // What has been started before becomes healthy, too, and then there may be more to do.
+                    None if world.assume_healthy() => {}
                     None => break,
                 }
                 continue;

@@ -67,7 +67,7 @@ impl<'a> Planner<'a> {
         container.registers || registers || !registrations.is_empty() || self.facts.routed(&container.id) == Some(true)
     }
 
-    fn without_consul(&self) -> bool {
+    pub(super) fn without_consul(&self) -> bool {
         self.context.teardown.is_some_and(|teardown| teardown.without_consul)
     }
 
@@ -147,7 +147,8 @@ impl<'a> Planner<'a> {
             let wanted = self.selecting(name).iter().map(|upstream| upstream.drain);
             wanted.chain(self.facts.loaded_drain(name))
         });
-        drains.max().unwrap_or(DEFAULT_DRAIN)
+        let remembered = || names.iter().filter_map(|name| self.facts.remembered_drain(name)).max();
+        drains.max().or_else(remembered).unwrap_or(DEFAULT_DRAIN)
     }
 
     /// Somebody loaded an older generation: the drain time begins anew when that is put right.

@@ -64,7 +64,30 @@ impl<'a> Planner<'a> {
                 wanted.insert(name.clone(), self.last_good(routed));
             }
         }
+        let stranded = in_force
+            .into_iter()
+            .flatten()
+            .filter(|(name, routed)| !spec.upstreams.contains_key(*name) && self.stranded(routed));
+        for (name, routed) in stranded.collect::<Vec<_>>() {
+            if !wanted.contains_key(name) {
+                let reason = "the spec does not have it any more; it stays until its replicas can be drained";
+                self.wait(ObjectKey::Upstream(name.clone()), "removal_order", reason);
+                wanted.insert(name.clone(), self.last_good(routed));
+            }
+        }
         wanted
+    }
+
+    /// It routes to replicas of a service that leaves, and that cannot leave while Consul cannot be read: taking the route
+    /// away would be an outage and nothing else.
+    fn stranded(&self, routed: &RoutedUpstream) -> bool {
+        let Some(docker) = self.facts.docker.filter(|_| self.facts.consul.is_none() && !self.without_consul()) else {
+            return false;
+        };
+        let containers = routed.endpoints.iter().filter_map(|endpoint| endpoint.container.as_ref());
+        containers
+            .filter_map(|id| docker.containers.get(id))
+            .any(|container| container.state.running() && !self.spec.services.contains_key(&container.service))
     }
 
     /// The configuration that is in force, with what is still true of its endpoints.

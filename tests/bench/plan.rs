@@ -8,21 +8,27 @@ mod common;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
-use reeve::observed::{Endpoint, GenerationId, Interest, Observed, RoutedUpstream};
+use reeve::observed::{Endpoint, GenerationId, Interest, Loaded, Observed, RoutedUpstream, View};
 use reeve::plan::plan;
 use reeve::spec::Spec;
 
 const REPLICAS: usize = 10;
 
+/// Services that are made in one go; the world of more is put together from such parts, since the model of actions looks at
+/// every container for each action.
+const PART: usize = 10;
+
 /// Services of ten replicas, each registered and routed by an upstream of its own.
-fn spec_of(services: usize) -> Spec {
+fn spec_of(services: Range<usize>) -> Spec {
     let mut text = String::from("name: big\nservices:\n");
-    for number in 0..services {
+    for number in services.clone() {
         let _ = write!(
             text,
             "  s{number}:\n    image: localhost/web:1\n    ports: [\"80\"]\n    deploy: {{ replicas: {REPLICAS} }}\n    \
@@ -30,27 +36,68 @@ fn spec_of(services: usize) -> Spec {
         );
     }
     text.push_str("upstreams:\n");
-    for number in 0..services {
+    for number in services {
         let _ = writeln!(text, "  u{number}: {{ service: s{number}, listen: 8000, server_name: [u{number}.test] }}");
     }
     common::spec(&text)
 }
 
-fn converged(spec: &Spec) -> (Observed, Timestamp) {
+/// Spec and world of so many services, everything as the spec says.
+fn converged(services: usize) -> (Spec, Observed, Timestamp) {
     let renderer = common::renderer();
-    let context = common::context(&renderer, &spec.project);
-    let mut world = common::empty_world();
+    let mut whole: Option<(Spec, Observed)> = None;
     let mut now = common::start();
-    common::converge(&mut world, spec, &context, &mut now);
-    (world, now)
+    for first in (0..services).step_by(PART) {
+        let spec = spec_of(first..(first + PART).min(services));
+        let context = common::context(&renderer, &spec.project);
+        let mut world = common::empty_world();
+        common::converge(&mut world, &spec, &context, &mut now);
+        match &mut whole {
+            None => whole = Some((spec, world)),
+            Some((all, seen)) => {
+                all.services.extend(spec.services);
+                all.upstreams.extend(spec.upstreams);
+                join(seen, world);
+            }
+        }
+    }
+    let (spec, mut world) = whole.expect("at least one part");
+    let owner = common::context(&renderer, &spec.project).owner;
+    let nginx = world.nginx.known_mut().expect("known");
+    let loaded =
+        nginx.generations.values().find(|one| one.manifest.upstreams.len() == services).expect("joined").clone();
+    let id =
+        GenerationId { hash: renderer.generation_hash(&owner, &loaded.manifest.upstreams, common::probe()), number: 1 };
+    nginx.generations = BTreeMap::from([(id.clone(), loaded)]);
+    nginx.current = Some(id.clone());
+    nginx.loaded = Loaded::Generation(id);
+    (spec, world, now)
+}
+
+/// Puts another part's containers, registrations, answers and routes beside those of the first.
+fn join(whole: &mut Observed, part: Observed) {
+    let (View::Known(docker), View::Known(consul), View::Known(nginx)) = (part.docker, part.consul, part.nginx) else {
+        panic!("everything is known");
+    };
+    // The model numbers what it makes from 1 in every part.
+    let docker_whole = whole.docker.known_mut().expect("known");
+    docker_whole.containers.extend(docker.containers);
+    docker_whole.networks.extend(docker.networks);
+    let consul_whole = whole.consul.known_mut().expect("known");
+    consul_whole.registrations.extend(consul.registrations);
+    consul_whole.catalog.extend(consul.catalog);
+    let nginx_whole = whole.nginx.known_mut().expect("known");
+    let current = nginx_whole.current.clone().expect("there is one");
+    let routes = nginx.current.and_then(|id| nginx.generations.get(&id).cloned()).expect("there is one");
+    let generation = nginx_whole.generations.get_mut(&current).expect("there is one");
+    Arc::make_mut(&mut generation.manifest).upstreams.extend(routes.manifest.upstreams.clone());
 }
 
 fn unchanged(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("plan");
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     for containers in [1_000, 10_000, 100_000] {
-        let spec = spec_of(containers / REPLICAS);
-        let (world, now) = converged(&spec);
+        let (spec, world, now) = converged(containers / REPLICAS);
         let renderer = common::renderer();
         let context = common::context(&renderer, &spec.project);
         let docker = world.docker.known().expect("known");
@@ -65,7 +112,7 @@ fn unchanged(criterion: &mut Criterion) {
 }
 
 fn rendering(criterion: &mut Criterion) {
-    let spec = spec_of(1_000);
+    let spec = spec_of(0..1_000);
     let renderer = common::renderer();
     let owner = common::context(&renderer, &spec.project).owner;
     let endpoint =
@@ -93,7 +140,7 @@ fn rendering(criterion: &mut Criterion) {
 }
 
 fn interest(criterion: &mut Criterion) {
-    let spec = spec_of(1_000);
+    let spec = spec_of(0..1_000);
     let renderer = common::renderer();
     let owner = common::context(&renderer, &spec.project).owner;
     criterion.bench_function("interest of 1000 services", |bencher| {

@@ -158,7 +158,8 @@ pub fn execute(world: &mut Observed, action: &Action, context: &Context<'_>, now
 fn next_id(world: &Observed, name: &str) -> String {
     let number = |id: &str| id.strip_prefix(name)?.strip_prefix('#')?.parse::<u32>().ok();
     let docker = world.docker.known().into_iter().flat_map(|docker| docker.containers.keys());
-    let consul = world.consul.known().into_iter().flat_map(|consul| consul.registrations.values()).map(|r| &r.container);
+    let consul =
+        world.consul.known().into_iter().flat_map(|consul| consul.registrations.values()).map(|r| &r.container);
     let generations = world.nginx.known().into_iter().flat_map(|nginx| nginx.generations.values());
     let routed = generations.flat_map(|generation| generation.manifest.upstreams.values());
     let routed = routed.flat_map(|routed| &routed.endpoints).filter_map(|endpoint| endpoint.container.as_ref());

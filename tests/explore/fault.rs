@@ -231,12 +231,8 @@ impl Fault {
 }
 
 fn stranger(name: &str, port: Option<u16>) -> Stranger {
-    let published = port.map(|host| PublishedPort {
-        target: 80,
-        protocol: reeve::spec::Protocol::Tcp,
-        host_ip: None,
-        host,
-    });
+    let published =
+        port.map(|host| PublishedPort { target: 80, protocol: reeve::spec::Protocol::Tcp, host_ip: None, host });
     Stranger {
         name: name.to_owned(),
         owner: None,

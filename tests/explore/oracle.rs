@@ -123,7 +123,9 @@ fn stop(before: &State, id: &str, spec: &Spec) -> Result<(), String> {
         let drain = spec.upstreams.values().map(|upstream| upstream.drain).min().unwrap_or(Duration::from_secs(5));
         let waited = before.now.duration_since(*last);
         if waited < jiff::SignedDuration::try_from(drain).expect("a short drain") {
-            return Err(format!("it stops {waited:#} after nginx was last seen routing to it, and the drain is {drain:?}"));
+            return Err(format!(
+                "it stops {waited:#} after nginx was last seen routing to it, and the drain is {drain:?}"
+            ));
         }
     }
     Ok(())

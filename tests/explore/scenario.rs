@@ -21,8 +21,7 @@ pub struct Scenario {
 impl Scenario {
     pub fn new(texts: &[&str]) -> Self {
         let specs: Vec<Spec> = texts.iter().map(|text| common::spec(text)).collect();
-        let mut scenario =
-            Self { specs, renderer: common::renderer(), ends: Vec::new(), empty: common::empty_world() };
+        let mut scenario = Self { specs, renderer: common::renderer(), ends: Vec::new(), empty: common::empty_world() };
         let mut ends = Vec::new();
         for spec in &scenario.specs {
             let mut world = scenario.empty.clone();

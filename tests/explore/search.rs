@@ -279,8 +279,7 @@ impl<'s> Search<'s> {
                     common::execute(&mut after.world, &step.action, &context, after.now);
                     let nginx = after.world.nginx.known_mut().ok_or("nginx is not there")?;
                     let generation = nginx.generations.get_mut(&new.id).ok_or("it was just written")?;
-                    generation.rejected =
-                        Some(Rejection { message: "host not found".to_owned(), at: after.now });
+                    generation.rejected = Some(Rejection { message: "host not found".to_owned(), at: after.now });
                     what.push(format!("{object}: refused"));
                     break;
                 }
@@ -288,7 +287,12 @@ impl<'s> Search<'s> {
                 after.remember();
                 what.push(format!("{object}: {}", step.action.kind()));
                 oracle::judge(state, &before, &after, step, spec).map_err(|reason| {
-                    format!("{reason}\n  action: {object}: {} ({})\n  after: {}", step.action.kind(), step.cause, what.join(", "))
+                    format!(
+                        "{reason}\n  action: {object}: {} ({})\n  after: {}",
+                        step.action.kind(),
+                        step.cause,
+                        what.join(", ")
+                    )
                 })?;
             }
         }
