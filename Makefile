@@ -34,7 +34,7 @@ test: ## everything: servers, images, build, format, lints, tests against real s
 	$(call stage,build,cargo build --locked)
 	$(call stage,format,cargo fmt --check)
 	$(call stage,lints,cargo clippy --locked --all-targets -- -D warnings)
-	$(call stage,tests,cargo test --locked)
+	$(call stage,tests,RUST_TEST_THREADS=4 cargo test --locked)
 	@printf '\n=== all stages passed\n'
 
 lint: ## format and lints alone

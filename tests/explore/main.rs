@@ -40,7 +40,7 @@ fn bounds() -> Bounds {
     if std::env::var("REEVE_EXPLORE").is_ok_and(|value| value == "long") {
         Bounds { faults: 1, together: true, states: 1_000_000 }
     } else {
-        Bounds { faults: 1, together: false, states: 100_000 }
+        Bounds { faults: 1, together: false, states: 2_000 }
     }
 }
 
