@@ -39,6 +39,9 @@ pub struct Look {
     pub retiring_workers: usize,
 }
 
+/// How often another worker is asked when the one that answered is none (any more).
+const TRIES: u32 = 10;
+
 /// A table of processes, and what is known of the workers in it.
 #[derive(Debug)]
 pub struct Observer {
@@ -56,12 +59,8 @@ impl Observer {
     /// # Errors
     /// nginx runs and does not answer: nothing can be said then.
     pub async fn look(&self, pid_file: &Path, ours: &BTreeSet<GenerationId>) -> Result<Look, String> {
-        let answer = self.ask_patiently().await;
+        let (answer, answering) = self.ask_a_worker().await;
         let file_pid = read_pid(pid_file);
-        let answering = match &answer {
-            Answer::Worker { pid, .. } => process::read(*pid),
-            Answer::Nobody | Answer::Closed | Answer::Stranger(_) | Answer::Silent => None,
-        };
         let file_master = file_pid.and_then(process::live_master);
         let parent_master = answering.as_ref().and_then(|worker| process::live_master(worker.parent));
 
@@ -98,6 +97,23 @@ impl Observer {
                     }
                 }
             }
+        }
+    }
+
+    /// An answer, and the process that gave it. In the middle of a reload that worker may have ended since, or may not
+    /// bear its title yet: then another one is asked before it counts as somebody else's.
+    async fn ask_a_worker(&self) -> (Answer, Option<Process>) {
+        let mut tries = 0;
+        loop {
+            let answer = self.ask_patiently().await;
+            let Answer::Worker { pid, .. } = &answer else { return (answer, None) };
+            let process = process::read(*pid);
+            let worker = process.as_ref().is_some_and(|one| matches!(one.role(), Role::Worker | Role::RetiringWorker));
+            tries += 1;
+            if worker || tries == TRIES {
+                return (answer, process);
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
 
