@@ -109,7 +109,7 @@ web_binary() {
         return
     fi
     for profile in release debug; do
-        [[ $target/$profile/reeve-web -nt $here/web.rs ]] || continue
+        [[ $target/$profile/reeve-web -nt $here/web.rs && $target/$profile/reeve-web -nt $here/websocket.rs ]] || continue
         printf '%s' "$target/$profile/reeve-web"
         return
     done
@@ -123,7 +123,7 @@ web_binary() {
 
 web_images() {
     local content binary version missing=() tree=$work/web
-    content=$(digest "$here/web.rs" "$here/images.sh")
+    content=$(digest "$here/web.rs" "$here/websocket.rs" "$here/images.sh")
     for version in 1 2; do
         up_to_date "localhost/reeve-web:$version" "$content" || missing+=("$version")
     done

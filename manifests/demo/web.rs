@@ -9,15 +9,20 @@
 //! | `GET /health` | 200, or 503 while it was told to fail or the file `$HEALTH_FILE` (`/tmp/unhealthy`) exists |
 //! | `POST /health/fail`, `POST /health/ok` | switches it |
 //! | `GET /headers` | the request as it arrived: what a proxy in front has made of it |
+//! | `POST /echo` | the body that was sent, at most 64 KiB |
 //! | `POST` anywhere else | the same as `GET`, and the number of bytes received |
+//! | an upgrade to WebSocket, on any path | each message that is sent comes back |
 //! | `?delay=500ms` on any of them | the answer, that much later (`ms`, `s`; at most ten minutes) |
 //! | `?status=500` on any of them | the answer with that status |
 //!
 //! SIGTERM and SIGINT end it gracefully: it stops listening, closes idle connections, lets each request that
-//! has begun have its answer, and exits 0. As the first process of a container it has to handle the signal
+//! has begun have its answer, and exits 0. With `ON_STOP=exit` in its environment it ends at once and leaves what has begun
+//! unanswered, as many servers do. As the first process of a container it has to handle the signal
 //! itself, for the kernel gives such a process no default action. `--check` is its own health check, because an image
 //! of one binary has no `curl`.
 #![forbid(unsafe_code)]
+
+mod websocket;
 
 use std::fmt::Write as _;
 use std::io;
@@ -42,6 +47,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(120);
 const READ_LIMIT: Duration = Duration::from_secs(30);
 const DELAY_LIMIT: Duration = Duration::from_secs(600);
 const CHECK_LIMIT: Duration = Duration::from_secs(2);
+/// What `/echo` keeps of a body.
+const ECHO_LIMIT: usize = 64 * 1024;
 
 const USAGE: &str = "\
 Usage: reeve-web [--listen [ADDRESS:]PORT] [--check]
@@ -50,7 +57,8 @@ Usage: reeve-web [--listen [ADDRESS:]PORT] [--check]
   --check                   ask the server that listens there for its health: exit 0 or 1
   --help, --version
 
-Environment: NAME (default: the host's name), VERSION (default 1), HEALTH_FILE (default /tmp/unhealthy)
+Environment: NAME (default: the host's name), VERSION (default 1), HEALTH_FILE (default /tmp/unhealthy),
+  ON_STOP (finish: answer what has begun, the default; exit: at once)
 ";
 
 fn main() -> ExitCode {
@@ -153,6 +161,8 @@ struct Server {
     version: String,
     told_to_fail: AtomicBool,
     health_file: PathBuf,
+    /// A signal ends it without an answer to what has begun.
+    abrupt: bool,
 }
 
 impl Server {
@@ -164,6 +174,7 @@ impl Server {
             version: set("VERSION").unwrap_or_else(|| "1".into()),
             told_to_fail: AtomicBool::new(false),
             health_file: set("HEALTH_FILE").map_or_else(|| Path::new("/tmp/unhealthy").into(), PathBuf::from),
+            abrupt: set("ON_STOP").as_deref() == Some("exit"),
         }
     }
 
@@ -190,9 +201,13 @@ impl Server {
                 Answer::ok("from now on healthy\n")
             }
             "/headers" => Answer::ok(format!("{}\n", request.head)),
+            "/echo" if posted && request.length > ECHO_LIMIT as u64 => {
+                Answer { status: 413, body: "too long\n".into() }
+            }
+            "/echo" if posted => Answer::ok(String::from_utf8_lossy(&request.body)),
             _ => Answer::ok(self.banner()),
         };
-        if request.method == "POST" && !request.path.starts_with("/health/") {
+        if posted && request.path != "/echo" && !request.path.starts_with("/health/") {
             // Infallible: a String takes whatever memory gives.
             let _ = writeln!(answer.body, "{} bytes", request.length);
         }
@@ -244,6 +259,9 @@ async fn serve(listen: SocketAddr) -> io::Result<()> {
         }
     }
 
+    if server.abrupt {
+        std::process::exit(0);
+    }
     // What the kernel has accepted already would be reset with the listener.
     while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
         welcome(stream);
@@ -270,7 +288,7 @@ struct Connection {
     stopping: watch::Receiver<bool>,
 }
 
-/// A request whose body has been read (and counted, not kept).
+/// A request whose body has been read and counted.
 struct Request {
     method: String,
     path: String,
@@ -279,7 +297,11 @@ struct Request {
     delay: Duration,
     status: Option<u16>,
     length: u64,
+    /// What `/echo` was sent; of other requests nothing is kept.
+    body: Vec<u8>,
     keep_alive: bool,
+    /// `Sec-WebSocket-Key` of an upgrade.
+    websocket: Option<String>,
 }
 
 enum Failed {
@@ -313,6 +335,9 @@ impl Connection {
                 }
             };
             sleep(request.delay).await;
+            if let Some(key) = &request.websocket {
+                return websocket::talk(self.stream, self.buffer, key, self.stopping).await;
+            }
             let answer = self.server.answer(&request);
             let keep_alive = request.keep_alive && !*self.stopping.borrow();
             self.respond(&answer, keep_alive, request.method == "HEAD").await?;
@@ -362,6 +387,7 @@ impl Connection {
         };
 
         let (mut length, mut chunked, mut expects) = (None, false, false);
+        let (mut upgrades, mut websocket) = (false, None);
         for line in lines.filter(|line| !line.is_empty()) {
             let Some((name, value)) = line.split_once(':') else {
                 return Err(Failed::Refused(400, "a header without a colon"));
@@ -381,6 +407,8 @@ impl Connection {
                 "transfer-encoding" => {
                     return Err(Failed::Refused(501, "a Transfer-Encoding other than chunked"));
                 }
+                "upgrade" => upgrades = value.eq_ignore_ascii_case("websocket"),
+                "sec-websocket-key" => websocket = Some(value.to_owned()),
                 "expect" => expects = value.eq_ignore_ascii_case("100-continue"),
                 "connection" => {
                     for option in value.split(',').map(str::trim) {
@@ -405,7 +433,9 @@ impl Connection {
             delay: Duration::ZERO,
             status: None,
             length: 0,
+            body: Vec::new(),
             keep_alive,
+            websocket: websocket.filter(|_| upgrades),
             head: String::new(),
         };
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
@@ -424,7 +454,12 @@ impl Connection {
         if expects && (chunked || length.is_some_and(|length| length > 0)) {
             self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
-        request.length = if chunked { self.skip_chunks().await? } else { self.skip(length.unwrap_or(0)).await? };
+        let mut kept = (request.path == "/echo").then_some(&mut request.body);
+        request.length = if chunked {
+            self.take_chunks(&mut kept).await?
+        } else {
+            self.take(length.unwrap_or(0), &mut kept).await?
+        };
         request.head = head.replace("\r\n", "\n");
         Ok(request)
     }
@@ -456,11 +491,18 @@ impl Connection {
         }
     }
 
-    async fn skip(&mut self, length: u64) -> Result<u64, Failed> {
+    /// Takes so many bytes; `kept` gets them, up to the limit.
+    async fn take(&mut self, length: u64, kept: &mut Option<&mut Vec<u8>>) -> Result<u64, Failed> {
         let mut left = length;
         loop {
             let here = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
-            self.buffer.drain(..here);
+            let taken = self.buffer.drain(..here);
+            if let Some(kept) = kept {
+                let room = ECHO_LIMIT.saturating_sub(kept.len());
+                kept.extend(taken.take(room));
+            } else {
+                drop(taken);
+            }
             left -= here as u64;
             if left == 0 {
                 return Ok(length);
@@ -469,7 +511,7 @@ impl Connection {
         }
     }
 
-    async fn skip_chunks(&mut self) -> Result<u64, Failed> {
+    async fn take_chunks(&mut self, kept: &mut Option<&mut Vec<u8>>) -> Result<u64, Failed> {
         let mut total = 0_u64;
         loop {
             let line = self.until(b"\r\n").await?;
@@ -480,7 +522,7 @@ impl Connection {
             if size == 0 {
                 break;
             }
-            total = total.checked_add(self.skip(size).await?).ok_or(Failed::Refused(413, "too large"))?;
+            total = total.checked_add(self.take(size, kept).await?).ok_or(Failed::Refused(413, "too large"))?;
             if !self.until(b"\r\n").await?.is_empty() {
                 return Err(Failed::Refused(400, "a chunk is longer than its size"));
             }
