@@ -13,6 +13,7 @@ use crate::controller::backoff::Backoff;
 use crate::live::{Live, generations_folder};
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
+use crate::plan::gates::Gates;
 use crate::plan::{self, Context, NginxContext, Plan, Removals, Teardown};
 use crate::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
 use crate::settings::{NginxMode, Settings};
@@ -86,6 +87,7 @@ impl Engine {
             distrust_for: self.settings.loop_.distrust_for,
             removals: orders.removals,
             teardown: orders.teardown,
+            gates: Gates::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::{believed, passing};
+use super::gates::Gate;
 use super::planner::Planner;
 use super::replicas::Roster;
 use crate::observed::{Container, ContainerState, Maintenance, Registration};
@@ -57,7 +58,8 @@ impl<'a> Capacity<'a> {
 impl<'a> Planner<'a> {
     /// Where the container is proven to serve: its declared check has run, and passes.
     pub(super) fn places(&self, container: &'a Container) -> Vec<Place<'a>> {
-        self.places_by(container, passing)
+        let proven = if self.holds(Gate::ProvenCheck) { passing } else { believed };
+        self.places_by(container, proven)
     }
 
     /// Where the container may be missed when it goes: also where it is believed without a proof, since it gets requests.
@@ -100,7 +102,7 @@ impl<'a> Planner<'a> {
         // An upstream that routes to a sister, and that Consul tells of this one, is about to route to it.
         let own: BTreeSet<&str> = self.facts.upstreams_of(&container.id).collect();
         let awaited = roster.upstreams.iter().any(|name| !own.contains(name) && self.listed(name, &container.id));
-        registered && !awaited
+        registered && !(awaited && self.holds(Gate::AwaitedRoute))
     }
 
     /// The catalog's answer for the upstream has a passing instance of the container.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::gates::Gates;
 use crate::render::Renderer;
 use crate::spec::Owner;
 
@@ -21,6 +22,8 @@ pub struct Context<'a> {
     pub removals: Removals,
     /// Set by `destroy`.
     pub teardown: Option<Teardown>,
+    /// All of them, but in the explorer's tests.
+    pub gates: Gates,
 }
 
 #[derive(Debug, Clone)]

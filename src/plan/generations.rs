@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::ObjectKey;
 use super::action::{Action, NewGeneration, NginxAction};
+use super::gates::Gate;
 use super::planner::{Planner, after};
 use crate::observed::{Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess, RoutedUpstream};
 use crate::render::RenderError;
@@ -28,7 +29,7 @@ impl<'a> Planner<'a> {
         if self.spec.upstreams.is_empty() && nginx.generations.is_empty() {
             return;
         }
-        if !nginx.included {
+        if !nginx.included && self.holds(Gate::Included) {
             let reason = format!(
                 "{} does not include reeve's configuration; put this line into its http block: {}",
                 nginx.config, nginx.include_line
@@ -42,7 +43,9 @@ impl<'a> Planner<'a> {
             );
             return self.wait(ObjectKey::Nginx, "probe_taken", reason);
         }
-        if let NginxProcess::Orphans { pids } = &nginx.process {
+        if let NginxProcess::Orphans { pids } = &nginx.process
+            && self.holds(Gate::Orphans)
+        {
             let list = pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             if settings.start {
                 let action = NginxAction::QuitOrphans { pids: pids.clone() };
@@ -56,7 +59,7 @@ impl<'a> Planner<'a> {
             return self.wait(ObjectKey::Nginx, "orphans", reason);
         }
         let mut wanted = self.wanted_routes(nginx);
-        if let Some(reason) = self.content_unseen(nginx, &wanted) {
+        if let Some(reason) = self.content_unseen(nginx, &wanted).filter(|_| self.holds(Gate::ContentSeen)) {
             return self.wait(ObjectKey::Nginx, "generation_lost", reason);
         }
         self.keep_last_good(nginx, &mut wanted);
@@ -136,7 +139,9 @@ impl<'a> Planner<'a> {
     ) -> Option<(GenerationId, Option<String>)> {
         let settings = self.context.nginx.as_ref()?;
         let current = nginx.current.as_ref().and_then(|id| Some((id, nginx.generations.get(id)?)));
-        let usable = |generation: &Generation| generation.damaged.is_empty() && generation.rejected.is_none();
+        let holds = self.holds(Gate::Usable);
+        let usable =
+            |generation: &Generation| !holds || (generation.damaged.is_empty() && generation.rejected.is_none());
         if let Some((id, generation)) = current
             && id.hash == hash
             && usable(generation)
@@ -168,7 +173,7 @@ impl<'a> Planner<'a> {
         let refused = same.iter().rev().find_map(|(id, generation)| Some((id, generation.rejected.as_ref()?)));
         if let Some((id, rejection)) = refused {
             let again = after(rejection.at, RETRY_REJECTED);
-            if again > self.now && id.number == number {
+            if again > self.now && id.number == number && self.holds(Gate::RetryLater) {
                 let reason = format!("nginx refused generation {id}: {}", rejection.message);
                 self.wait_until(ObjectKey::Nginx, "rejected", reason, again);
                 self.load_what_is_current(nginx);
@@ -203,7 +208,7 @@ impl<'a> Planner<'a> {
             return;
         };
         let mut endpoints = generation.manifest.upstreams.values().flat_map(|routed| &routed.endpoints);
-        let outdated = endpoints.any(|endpoint| self.own_gone(endpoint));
+        let outdated = endpoints.any(|endpoint| self.own_gone(endpoint)) && self.holds(Gate::CurrentOutdated);
         let running = matches!(nginx.process, NginxProcess::Running { .. });
         if generation.damaged.is_empty() && generation.rejected.is_none() && !(outdated && running) {
             self.load(nginx, id.clone(), None);
@@ -247,6 +252,7 @@ impl<'a> Planner<'a> {
     fn remove_old(&mut self, nginx: &'a Nginx, wanted: &str) {
         let mut in_use: BTreeSet<&GenerationId> = nginx.current.iter().collect();
         match &nginx.loaded {
+            _ if !self.holds(Gate::InUse) => {}
             Loaded::Generation(id) => {
                 in_use.insert(id);
             }

@@ -9,6 +9,7 @@ pub mod changes;
 pub mod context;
 pub mod display;
 pub mod facts;
+pub mod gates;
 mod generations;
 pub mod interest;
 pub mod order;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::action::DirectoryAction;
 use super::context::{Context, Removals};
 use super::facts::Facts;
+use super::gates::Gate;
 use super::replicas::Roster;
 use super::{Action, Change, ObjectKey, Plan, Step, Waiting};
 use crate::observed::{Observed, Pin};
@@ -64,6 +65,11 @@ impl<'a> Planner<'a> {
             peer_replaced: false,
             plan: Plan::default(),
         }
+    }
+
+    /// The gate is in force: it is, but in the explorer's tests.
+    pub fn holds(&self, gate: Gate) -> bool {
+        self.context.gates.holds(gate)
     }
 
     pub fn step(&mut self, object: ObjectKey, action: Action, cause: impl Into<String>) {
@@ -123,7 +129,7 @@ impl<'a> Planner<'a> {
         let leaving: Vec<&str> = seen.iter().copied().filter(|name| !self.spec.services.contains_key(*name)).collect();
         let every = leaving.len() == seen.len();
         let most = seen.len() >= 2 && leaving.len() * 2 > seen.len();
-        if allowed || leaving.is_empty() || !(every || most) {
+        if allowed || leaving.is_empty() || !(every || most) || !self.holds(Gate::MassRemoval) {
             return;
         }
         self.removals_held = Some(format!(

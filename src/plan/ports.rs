@@ -25,12 +25,13 @@ pub struct Taken {
 }
 
 impl Taken {
-    pub fn of(docker: &Docker) -> Self {
+    /// `strangers`: those count, too.
+    pub fn of(docker: &Docker, strangers: bool) -> Self {
         let mut taken = Self { holders: BTreeMap::new(), names: BTreeSet::new(), stranger_names: BTreeSet::new() };
         for container in docker.containers.values() {
             taken.hold_container(container);
         }
-        for stranger in docker.strangers.values() {
+        for stranger in docker.strangers.values().filter(|_| strangers) {
             taken.stranger_names.insert(stranger.name.clone());
             if stranger.running {
                 for published in stranger.published.iter().filter(|published| published.host != 0) {

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::action::{Action, ConsulAction, NewRegistration, WantedCheck};
 use super::facts::{Fitness, one_line, own_address, passing};
+use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::retire::seconds;
 use super::{Change, ObjectKey};
@@ -31,11 +32,11 @@ impl<'a> Planner<'a> {
             }
             return;
         };
-        if self.facts.docker.is_none() {
+        if self.facts.docker.is_none() && self.holds(Gate::DockerKnown) {
             // Which replicas run is not known: nothing is registered, and nothing is removed.
             return;
         }
-        let no_leader = consul.leader.is_none();
+        let no_leader = consul.leader.is_none() && self.holds(Gate::Leader);
         if no_leader {
             for service in registering {
                 self.wait(ObjectKey::Service(service.name.clone()), "no_leader", "Consul has no leader");
@@ -46,7 +47,7 @@ impl<'a> Planner<'a> {
         for service in spec.services.values() {
             let Some(roster) = rosters.get(service.name.as_str()) else { continue };
             for container in roster.current.values().copied() {
-                if self.retiring.contains(container.id.as_str()) {
+                if self.retiring.contains(container.id.as_str()) && self.holds(Gate::NotRetiring) {
                     continue;
                 }
                 for register in &service.register {
@@ -58,7 +59,8 @@ impl<'a> Planner<'a> {
                 }
             }
             for leaving in &roster.leaving {
-                if !self.retiring.contains(leaving.container.id.as_str()) {
+                let leaves = self.retiring.contains(leaving.container.id.as_str()) && self.holds(Gate::NotRetiring);
+                if !leaves && self.holds(Gate::KeepRegistered) {
                     self.keep_registered(service, leaving.container, no_leader, &mut wanted_ids);
                 }
             }
@@ -111,26 +113,28 @@ impl<'a> Planner<'a> {
         let object = ObjectKey::Registration(id.to_owned());
         let seen = consul.registrations.get(id);
         let fitness = self.facts.fitness(container, Some(service));
-        if seen.is_none() && fitness != Fitness::Healthy {
+        let unfit = fitness != Fitness::Healthy;
+        if seen.is_none() && unfit && self.holds(Gate::Healthy) {
             // The replica itself waits with this reason.
             return;
         }
-        if seen.is_some_and(|seen| seen.container != container.id) && fitness != Fitness::Healthy {
+        if seen.is_some_and(|seen| seen.container != container.id) && unfit && self.holds(Gate::SameContainer) {
             // What passes there is the container of the same name that was before: this one must earn it.
             let deregister = ConsulAction::Deregister { id: id.to_owned() };
             return self.step(object, Action::Consul(deregister), "its container is gone");
         }
-        if matches!(fitness, Fitness::NotRunning(_)) || self.detached(service, container).next().is_some() {
+        let unsettled = matches!(fitness, Fitness::NotRunning(_)) || self.detached(service, container).next().is_some();
+        if unsettled && self.holds(Gate::SettledAddress) {
             // Its addresses are those of another moment.
             return;
         }
-        if let Some(stranger) = consul.strangers.get(id) {
+        if let Some(stranger) = consul.strangers.get(id).filter(|_| self.holds(Gate::RegistrationOwner)) {
             let whose =
                 stranger.owner.as_ref().map_or("nobody's mark".to_owned(), |owner| format!("the mark of {owner}"));
             let reason = format!("the agent has a service with this id and {whose}; it is not ours to change");
             return self.wait(object, "conflict", reason);
         }
-        if let Some(seen) = seen.filter(|_| fitness != Fitness::Healthy) {
+        if let Some(seen) = seen.filter(|_| unfit && self.holds(Gate::FitDefinition)) {
             // A new definition keeps the old one's state; it has to be true when it is made.
             return self.health(container, seen, object);
         }
@@ -155,6 +159,10 @@ impl<'a> Planner<'a> {
                 let action = ConsulAction::LiftDrain { id: id.to_owned() };
                 self.step(object.clone(), Action::Consul(action), "it was drained, and is wanted again");
             }
+            Maintenance::Operator { .. } if !self.holds(Gate::OperatorMaintenance) => {
+                let action = ConsulAction::LiftDrain { id: id.to_owned() };
+                self.step(object.clone(), Action::Consul(action), "it is in maintenance");
+            }
             Maintenance::Operator { reason } => {
                 let reason = format!("in maintenance by somebody else: {reason}");
                 self.wait(object.clone(), "maintenance", reason);
@@ -173,7 +181,7 @@ impl<'a> Planner<'a> {
             Health::Unhealthy(output) => (CheckStatus::Critical, one_line(output)),
         };
         let check = seen.checks.get(&format!("{}:health", seen.id));
-        if check.is_some_and(|check| check.status != status) {
+        if check.is_some_and(|check| check.status != status || !self.holds(Gate::HealthChanged)) {
             let action = ConsulAction::SetHealth { id: seen.id.clone(), status, output };
             self.step(object, Action::Consul(action), format!("its HEALTHCHECK says {status}"));
         }
@@ -219,22 +227,25 @@ impl<'a> Planner<'a> {
     /// Ours, and wanted by no replica: without a container it is removed; with one (its `register` left the spec) it is
     /// drained first.
     fn unwanted_registrations(&mut self, wanted: &BTreeSet<String>) {
-        let (Some(consul), Some(docker)) = (self.facts.consul, self.facts.docker) else { return };
+        let Some(consul) = self.facts.consul else { return };
+        let docker = self.facts.docker;
         for registration in consul.registrations.values().filter(|r| !wanted.contains(&r.id)) {
             let object = ObjectKey::Registration(registration.id.clone());
             let deregister = ConsulAction::Deregister { id: registration.id.clone() };
-            if !docker.containers.contains_key(&registration.container) {
+            let container = docker.and_then(|docker| docker.containers.get(&registration.container));
+            let container = container.filter(|_| self.holds(Gate::ContainerGone));
+            let Some(container) = container else {
                 self.step(object, Action::Consul(deregister), "its container is gone");
                 continue;
-            }
+            };
             let leaving_service = !self.spec.services.contains_key(&registration.service);
             if self.retiring.contains(registration.container.as_str()) || leaving_service {
                 // `retire` goes on with it, in its order.
                 continue;
             }
-            let Some(container) = docker.containers.get(&registration.container) else { continue };
             if registration.maintenance == Maintenance::Off
                 && let Some(reason) = self.successor_missing(container, registration)
+                && self.holds(Gate::SuccessorServes)
             {
                 self.wait(object, "roll", reason);
                 continue;
@@ -284,6 +295,8 @@ impl<'a> Planner<'a> {
         if self.context.nginx.is_some() {
             match self.facts.address_routed(&registration.address, registration.port) {
                 Some(false) => {}
+                Some(true) if !self.holds(Gate::RegistrationUnrouted) => {}
+                None if !self.holds(Gate::RegistrationRoutedKnown) => {}
                 Some(true) => {
                     self.stop_drain_clock(registration, object.clone());
                     return self.wait(object, "routed", "drained; a generation without it is not loaded yet");
@@ -303,7 +316,8 @@ impl<'a> Planner<'a> {
             (_, None) => nginx.map(|nginx| nginx.loaded_since),
         };
         let drain = self.drain_time(container);
-        match start.map(|start| after(start, drain)).filter(|over| *over > self.now) {
+        let over = start.map(|start| after(start, drain)).filter(|_| self.holds(Gate::RegistrationDrainTime));
+        match over.filter(|over| *over > self.now) {
             Some(over) => {
                 let reason = format!("unrouted; requests under way get {} to end", seconds(drain));
                 self.wait_until(object, "drain", reason, over);

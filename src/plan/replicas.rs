@@ -12,11 +12,12 @@ use super::action::{Action, DockerAction, NewContainer};
 use super::capacity::{Capacity, Place};
 use super::changes;
 use super::facts::Fitness;
+use super::gates::Gate;
 use super::order::{self, Order};
 use super::planner::{Planner, after};
 use super::ports::Taken;
 use super::{Change, ObjectKey};
-use crate::observed::{Container, ContainerState, WantedAttachment};
+use crate::observed::{ChosenPort, Container, ContainerState, WantedAttachment};
 use crate::spec::container::{NetworkAttachment, NetworkMode};
 use crate::spec::{DependencyCondition, PullPolicy, Service, UpdateOrder};
 
@@ -143,7 +144,7 @@ impl<'a> Planner<'a> {
             }
             return;
         };
-        let mut taken = Taken::of(docker);
+        let mut taken = Taken::of(docker, self.holds(Gate::Strangers));
         let rosters = self.rosters.clone();
         let spec = self.spec;
         // Every roster is looked at before anything is created: what leaves in this wave must not count as serving.
@@ -183,11 +184,12 @@ impl<'a> Planner<'a> {
                     if service.job && *code == 0 {
                         continue;
                     }
-                    if container.chosen_ports.iter().any(|port| self.facts.dead_ports().contains(&port.host)) {
+                    if self.still_routed(&container.chosen_ports) {
                         self.wait(object, "routed", STILL_ROUTED);
                         continue;
                     }
-                    match restart_at(*started_at, *finished_at).filter(|at| *at > self.now) {
+                    let pause = restart_at(*started_at, *finished_at).filter(|_| self.holds(Gate::RestartPause));
+                    match pause.filter(|at| *at > self.now) {
                         Some(at) => {
                             let reason =
                                 format!("exited with code {code} soon after its start; started again in a moment");
@@ -210,6 +212,11 @@ impl<'a> Planner<'a> {
                 ContainerState::Dead => {}
             }
         }
+    }
+
+    /// nginx still sends requests to a host port, although our container there is gone.
+    fn still_routed(&self, ports: &[ChosenPort]) -> bool {
+        self.holds(Gate::PortStillRouted) && ports.iter().any(|port| self.facts.dead_ports().contains(&port.host))
     }
 
     fn start(&mut self, object: ObjectKey, container: &Container, cause: &str) {
@@ -275,16 +282,19 @@ impl<'a> Planner<'a> {
         for slot in missing.0.into_iter().chain(missing.1) {
             let replaces = occupied.contains(&slot);
             let stop_first = roster.order.order == UpdateOrder::StopFirst;
-            if room == 0 || (replaces && (stop_first || replacements == 0)) {
+            let full = room == 0 && self.holds(Gate::Surge);
+            let beside = stop_first && self.holds(Gate::StopFirst);
+            let enough = replacements == 0 && self.holds(Gate::Parallelism);
+            if full || (replaces && (beside || enough)) {
                 held.push(slot.to_string());
                 continue;
             }
             let replaced = roster.leaving.iter().find(|leaving| !leaving.surplus && leaving.container.slot == slot);
             match self.create(service, slot, replaced, taken) {
                 Created::Yes => {
-                    room -= 1;
+                    room = room.saturating_sub(1);
                     if replaces {
-                        replacements -= 1;
+                        replacements = replacements.saturating_sub(1);
                     }
                 }
                 Created::NotThisSlot => {}
@@ -326,7 +336,7 @@ impl<'a> Planner<'a> {
                 return Created::NotThisSlot;
             }
         };
-        if host_ports.iter().any(|port| self.facts.dead_ports().contains(&port.host)) {
+        if self.still_routed(&host_ports) {
             self.wait(object, "routed", format!("slot {slot}: {STILL_ROUTED}"));
             return Created::NotThisSlot;
         }
@@ -386,6 +396,9 @@ impl<'a> Planner<'a> {
 
     /// The dependency that is not met yet, in words.
     fn dependency_missing(&self, service: &Service) -> Option<String> {
+        if !self.holds(Gate::Dependency) {
+            return None;
+        }
         for (name, dependency) in &service.depends_on {
             let Some(target) = self.spec.services.get(name) else {
                 if dependency.required {
@@ -459,17 +472,17 @@ impl<'a> Planner<'a> {
                 let missing = means
                     .clone()
                     .or_else(|| Some(("conflict", stranger()?)))
-                    .filter(|_| replaced && service.replicas > 0);
+                    .filter(|_| replaced && service.replicas > 0 && self.holds(Gate::Replaceable));
                 if let Some((kind, reason)) = missing {
                     let reason = format!("{}; it stays, since nothing can take its place: {reason}", leaving.cause);
                     self.wait(object, kind, reason);
                     continue;
                 }
-                if replaced && room == 0 {
+                if replaced && room == 0 && self.holds(Gate::Room) {
                     self.wait(object, "roll", format!("{}; {parallelism} at a time", leaving.cause));
                     continue;
                 }
-                if !capacity.take(&places) {
+                if !capacity.take(&places) && self.holds(Gate::Capacity) {
                     let reason = if stop_first {
                         format!("{}; it goes on serving, as {must} of {} must", leaving.cause, service.replicas)
                     } else {
@@ -479,7 +492,7 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 if replaced {
-                    room -= 1;
+                    room = room.saturating_sub(1);
                 }
             }
             self.retire(container, leaving);

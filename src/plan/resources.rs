@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::action::{Action, DockerAction};
+use super::gates::Gate;
 use super::planner::Planner;
 use super::{Change, ObjectKey, changes};
 use crate::observed::{ImageSeen, NetworkSeen};
@@ -81,7 +82,7 @@ impl<'a> Planner<'a> {
 
     fn remove_network(&mut self, seen: &NetworkSeen, cause: &str, changes: Vec<Change>) {
         let object = ObjectKey::Network(seen.name.clone());
-        if seen.attached > 0 {
+        if seen.attached > 0 && self.holds(Gate::NetworkInUse) {
             let reason = format!("{cause}; {} containers are still attached to it", seen.attached);
             return self.wait(object, "in_use", reason);
         }
@@ -156,7 +157,7 @@ impl<'a> Planner<'a> {
     /// What a container of the service needs and does not have: a kind for metrics, and the reason. `replaced`: its
     /// network is being replaced, and is there again only when the last container has left it.
     pub(super) fn resources_missing(&self, service: &Service, replaced: bool) -> Option<(&'static str, String)> {
-        let docker = self.facts.docker?;
+        let docker = self.facts.docker.filter(|_| self.holds(Gate::Resources))?;
         let config = &service.config;
         let network = config.networks.keys().find(|name| {
             let usable = docker.networks.get(*name).is_some_and(|seen| {

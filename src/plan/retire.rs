@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::action::{Action, ConsulAction, DockerAction};
 use super::capacity::{Capacity, Place};
 use super::facts::DEFAULT_DRAIN;
+use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::replicas::{Leaving, parallelism};
 use super::{Change, ObjectKey};
@@ -34,7 +35,8 @@ impl<'a> Planner<'a> {
             ContainerState::Removing => return self.wait(object, "removing", "Docker is removing it"),
         };
         let bears_traffic = self.bears_traffic(container, &registrations);
-        if bears_traffic && self.facts.consul.is_none() && !self.without_consul() {
+        let consul_missing = self.facts.consul.is_none() && self.holds(Gate::ConsulKnown);
+        if bears_traffic && consul_missing && !self.without_consul() {
             let why = self.observed.consul.reason().unwrap_or_default();
             let reason = format!("{}; it cannot be drained, since Consul cannot be read: {why}", leaving.cause);
             return self.wait(object, "consul_unknown", reason);
@@ -63,6 +65,9 @@ impl<'a> Planner<'a> {
     /// Something registers it, or may have, or something loaded routes to it. Otherwise it is traffic-free: replacing it
     /// needs no view of Consul, else a mistyped Consul service could never be mended.
     fn bears_traffic(&self, container: &Container, registrations: &[&Registration]) -> bool {
+        if !self.holds(Gate::BearsTraffic) {
+            return !registrations.is_empty();
+        }
         let registers = self.spec.services.get(&container.service).is_some_and(|service| !service.register.is_empty());
         container.registers || registers || !registrations.is_empty() || self.facts.routed(&container.id) == Some(true)
     }
@@ -79,14 +84,14 @@ impl<'a> Planner<'a> {
         registrations: &[&'a Registration],
         object: &ObjectKey,
     ) -> bool {
-        if let Some(reason) = self.capacity_unseen(container) {
+        if let Some(reason) = self.capacity_unseen(container).filter(|_| self.holds(Gate::CapacitySeen)) {
             self.wait(object.clone(), "nginx_unknown", format!("{}; {reason}", leaving.cause));
             return false;
         }
         self.retiring.insert(&container.id);
         let undrained: Vec<&Registration> =
             registrations.iter().filter(|registration| registration.maintenance == Maintenance::Off).copied().collect();
-        if !undrained.is_empty() {
+        if !undrained.is_empty() && self.holds(Gate::Drain) {
             for registration in undrained {
                 let action =
                     ConsulAction::Drain { id: registration.id.clone(), reason: format!("reeve: {}", leaving.cause) };
@@ -98,6 +103,8 @@ impl<'a> Planner<'a> {
         if with_nginx {
             match self.facts.routed(&container.id) {
                 Some(false) => {}
+                Some(true) if !self.holds(Gate::Unrouted) => {}
+                None if !self.holds(Gate::RoutedKnown) => {}
                 Some(true) => {
                     for registration in registrations {
                         self.stop_drain_clock(registration, object.clone());
@@ -118,7 +125,7 @@ impl<'a> Planner<'a> {
         let drain = self.drain_time(container);
         let Some(started) = self.drain_clock(registrations, object) else { return false };
         let over = after(started, drain);
-        if over > self.now {
+        if over > self.now && self.holds(Gate::DrainTime) {
             let reason = format!("unrouted; requests under way get {} to end", seconds(drain));
             self.wait_until(object.clone(), "drain", reason, over);
             return false;
@@ -153,7 +160,8 @@ impl<'a> Planner<'a> {
 
     /// Somebody loaded an older generation: the drain time begins anew when that is put right.
     pub(super) fn stop_drain_clock(&mut self, registration: &Registration, object: ObjectKey) {
-        if registration.drain_start.is_some() && matches!(registration.maintenance, Maintenance::Draining { .. }) {
+        let runs = registration.drain_start.is_some() && self.holds(Gate::ClockStops);
+        if runs && matches!(registration.maintenance, Maintenance::Draining { .. }) {
             let action = ConsulAction::StopDrainClock { id: registration.id.clone() };
             self.step(object, Action::Consul(action), "nginx routes to it again");
         }
@@ -182,7 +190,7 @@ impl<'a> Planner<'a> {
 
     /// Consul's servers are replaced one at a time: all at once lose the Raft quorum for a long time.
     fn may_stop_peer(&mut self, container: &Container, object: &ObjectKey) -> bool {
-        if self.context.teardown.is_some() {
+        if self.context.teardown.is_some() || !self.holds(Gate::Peers) {
             return true;
         }
         let known = self.facts.peers_known();
@@ -269,7 +277,9 @@ impl<'a> Planner<'a> {
         let left = self.facts.consul.into_iter().flat_map(|consul| consul.registrations.values());
         let left = left.filter(|registration| !spec.services.contains_key(&registration.service)).count();
         let mut first = registering;
-        if first.is_empty() && left == 0 {
+        if !self.holds(Gate::RegisteringFirst) {
+            first.extend(others);
+        } else if first.is_empty() && left == 0 {
             first = others;
         } else {
             let reason = if first.is_empty() {
@@ -285,7 +295,7 @@ impl<'a> Planner<'a> {
         let mut capacity = self.succession(&first);
         let needed_by = self.needed_by(&first);
         for name in first {
-            if let Some(dependent) = needed_by.get(name) {
+            if let Some(dependent) = needed_by.get(name).filter(|_| self.holds(Gate::DependentsFirst)) {
                 let reason = format!("leaves after {dependent}, which depended on it");
                 self.wait(ObjectKey::Service(name.to_owned()), "removal_order", reason);
                 continue;
@@ -295,7 +305,7 @@ impl<'a> Planner<'a> {
             containers.sort_by_key(|(places, container)| (!places.is_empty(), container.slot, container.id.as_str()));
             for (places, container) in containers {
                 let cause = "its service is not in the spec".to_owned();
-                if !self.on_its_way(container) && !capacity.take(&places) {
+                if !self.on_its_way(container) && !capacity.take(&places) && self.holds(Gate::Succession) {
                     let reason = format!("{cause}; it goes on serving until those that take its place do");
                     self.wait(ObjectKey::Replica(container.name.clone()), "roll", reason);
                     continue;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ObjectKey;
+use super::gates::Gate;
 use super::planner::{Planner, after};
 use crate::observed::{
     Catalog, CheckStatus, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
@@ -54,7 +55,8 @@ impl<'a> Planner<'a> {
             }
         }
         // Whether a spec removes everything cannot be told without Docker.
-        let blind = self.facts.docker.is_none() && self.context.teardown.is_none();
+        let unseen = self.facts.docker.is_none() && self.holds(Gate::RemovalsSeen);
+        let blind = unseen && self.context.teardown.is_none();
         let held = self.removals_held.clone().or_else(|| {
             blind.then(|| "the spec does not have it any more; it stays while Docker cannot be read".to_owned())
         });
@@ -81,7 +83,8 @@ impl<'a> Planner<'a> {
     /// It routes to replicas of a service that leaves, and that cannot leave while Consul cannot be read: taking the route
     /// away would be an outage and nothing else.
     fn stranded(&self, routed: &RoutedUpstream) -> bool {
-        let Some(docker) = self.facts.docker.filter(|_| self.facts.consul.is_none() && !self.without_consul()) else {
+        let undrainable = self.facts.consul.is_none() && !self.without_consul() && self.holds(Gate::Stranded);
+        let Some(docker) = self.facts.docker.filter(|_| undrainable) else {
             return false;
         };
         let containers = routed.endpoints.iter().filter_map(|endpoint| endpoint.container.as_ref());
@@ -97,7 +100,8 @@ impl<'a> Planner<'a> {
 
     /// Why the upstream's new configuration cannot be loaded, if so.
     fn upstream_held(&self, nginx: &Nginx, upstream: &Upstream) -> Option<(&'static str, String)> {
-        if let Some(ListenState::Taken(reason)) = nginx.listens.get(&upstream.listen) {
+        let listen = nginx.listens.get(&upstream.listen).filter(|_| self.holds(Gate::ListenFree));
+        if let Some(ListenState::Taken(reason)) = listen {
             let listen = upstream.listen;
             return Some((
                 "listen_taken",
@@ -127,6 +131,9 @@ impl<'a> Planner<'a> {
             Some(None) => format!("{query} has not been read yet"),
             None => format!("Consul cannot be read: {}", self.observed.consul.reason().unwrap_or_default()),
         };
+        if !self.holds(Gate::CatalogKnown) {
+            return Some(routed);
+        }
         let object = ObjectKey::Upstream(upstream.name.clone());
         let Some(before) = before else {
             self.wait(object, "consul_unknown", unreadable);
@@ -168,7 +175,8 @@ impl<'a> Planner<'a> {
         }
         for endpoint in in_force {
             let place = (endpoint.address.clone(), endpoint.port);
-            if !endpoints.contains_key(&place) && self.own_unlisted(&query, &answer, endpoint) {
+            let unlisted = || self.holds(Gate::Unlisted) && self.own_unlisted(&query, &answer, endpoint);
+            if !endpoints.contains_key(&place) && unlisted() {
                 endpoints.insert(place, endpoint.clone());
             }
         }
@@ -182,7 +190,8 @@ impl<'a> Planner<'a> {
         let share = usize::from(self.context.distrust_percent);
         let believed_at = after(answer.catalog.shrunk_at, self.context.distrust_for);
         let object = ObjectKey::Upstream(routed.upstream.name.clone());
-        if !lost.is_empty() && lost.len() * 100 > share * in_force.len() && believed_at > self.now {
+        let sudden = !lost.is_empty() && lost.len() * 100 > share * in_force.len() && self.holds(Gate::Distrust);
+        if sudden && believed_at > self.now {
             let reason = format!(
                 "the catalog suddenly lost {} of {} endpoints; they stay until that has lasted",
                 lost.len(),
@@ -226,7 +235,8 @@ impl<'a> Planner<'a> {
 
     /// A replica that this wave takes out of traffic.
     fn leaves(&self, endpoint: &Endpoint) -> bool {
-        endpoint.container.as_deref().is_some_and(|container| self.retiring.contains(container))
+        let leaves = endpoint.container.as_deref().is_some_and(|container| self.retiring.contains(container));
+        leaves && self.holds(Gate::LeavesWhenEmpty)
     }
 
     /// One of our own replicas that is seen unfit for traffic, whatever Consul still says. Docker or the agent Unknown:
@@ -243,7 +253,7 @@ impl<'a> Planner<'a> {
     pub(super) fn own_gone(&self, endpoint: &Endpoint) -> bool {
         let (Some(docker), Some(_), Some(id)) = (self.facts.docker, self.facts.consul, endpoint.container.as_deref())
         else {
-            return false;
+            return endpoint.container.is_some() && !self.holds(Gate::ReplicasKnown);
         };
         if self.retiring.contains(id) {
             return true;
@@ -252,6 +262,7 @@ impl<'a> Planner<'a> {
             .containers
             .get(id)
             .is_none_or(|container| self.facts.unfit(container, self.spec.services.get(&container.service)))
+            && self.holds(Gate::SeenUnfit)
     }
 
     /// A replica of ours that is healthy and routed is not unrouted because the catalog does not list it: its registration

@@ -14,6 +14,7 @@ use reeve::model::{Peers, is_placeholder, is_placeholder_port};
 use reeve::observed::{
     Agent, Catalog, Consul, Directory, Docker, Host, ImageSeen, Interest, Loaded, Nginx, NginxProcess, Observed, View,
 };
+use reeve::plan::gates::Gates;
 use reeve::plan::{Action, Context, DockerAction, NginxContext, Plan, Removals, plan};
 use reeve::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
 use reeve::spec::load::{LoadOptions, load_text};
@@ -55,6 +56,7 @@ pub fn context<'a>(renderer: &'a Renderer, project: &str) -> Context<'a> {
         distrust_for: Duration::from_secs(10),
         removals: Removals::Allowed,
         teardown: None,
+        gates: Gates::default(),
     }
 }
 
