@@ -78,12 +78,21 @@ impl Observed {
             }
         }
         if let Some(consul) = self.consul.known_mut() {
+            let mut passing = Vec::new();
             for registration in consul.registrations.values_mut() {
-                for check in registration.checks.values_mut() {
-                    if check.output.is_empty() {
-                        check.output = "assumed to pass".to_owned();
-                        changed = true;
-                    }
+                for check in registration.checks.values_mut().filter(|check| check.output.is_empty()) {
+                    *check = CheckSeen { status: CheckStatus::Passing, output: "assumed to pass".to_owned() };
+                    changed = true;
+                }
+                if all_pass(registration) {
+                    passing.push(registration.id.clone());
+                }
+            }
+            for catalog in consul.catalog.values_mut().filter_map(|view| view.known_mut()) {
+                let doubtful = catalog.instances.iter_mut().filter(|instance| instance.doubtful);
+                for instance in doubtful.filter(|instance| passing.contains(&instance.id)) {
+                    (instance.passing, instance.doubtful) = (true, false);
+                    changed = true;
                 }
             }
         }
@@ -396,8 +405,9 @@ impl Consul {
                 let check = registration.checks.entry(format!("{id}:health"));
                 let seen = CheckSeen { status: *status, output: output.clone() };
                 *check.or_insert_with(|| seen.clone()) = seen.clone();
-                let passing = registration.checks.values().all(|check| check.status == CheckStatus::Passing);
-                self.in_catalog(id, now, |instance| instance.passing = passing);
+                let passing = all_pass(registration);
+                let doubtful = !passing && registration.checks.values().all(doubtful_or_passing);
+                self.in_catalog(id, now, |instance| (instance.passing, instance.doubtful) = (passing, doubtful));
             }
             ConsulAction::RemoveCheck { check } => {
                 for registration in self.registrations.values_mut() {
@@ -441,7 +451,7 @@ impl Consul {
             maintenance: maintenance.clone(),
             checks,
         };
-        let passing = registration.checks.values().all(|check| check.status == CheckStatus::Passing);
+        let passing = all_pass(&registration);
         self.registrations.insert(new.id.clone(), registration);
         for (query, view) in &mut self.catalog {
             let Some(catalog) = view.known_mut() else { continue };
@@ -457,6 +467,7 @@ impl Consul {
                     address: new.address.clone(),
                     port: new.port,
                     passing,
+                    doubtful: false,
                     maintenance: maintenance != Maintenance::Off,
                     weight: 1,
                     owner: Some(owner.to_string()),
@@ -476,6 +487,15 @@ impl Consul {
             }
         }
     }
+}
+
+fn all_pass(registration: &Registration) -> bool {
+    registration.checks.values().all(|check| check.status == CheckStatus::Passing)
+}
+
+/// A check that has not run says nothing.
+fn doubtful_or_passing(check: &CheckSeen) -> bool {
+    check.status == CheckStatus::Passing || check.output.is_empty()
 }
 
 impl Nginx {

@@ -366,6 +366,9 @@ pub struct Instance {
     pub address: String,
     pub port: u16,
     pub passing: bool,
+    /// It does not pass, and no check that has run says so: the node is not known to be alive, or an agent that has just
+    /// started begins each of its checks as critical. Seen: for as long as the check's interval, although all serve.
+    pub doubtful: bool,
     /// Service or node maintenance, whoever's.
     pub maintenance: bool,
     pub weight: u32,

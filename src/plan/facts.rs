@@ -451,6 +451,12 @@ pub fn believed(registration: &Registration) -> bool {
         && registration.checks.values().all(|check| check.status == CheckStatus::Passing)
 }
 
+/// A check that has run says that it does not pass. One that has not run yet says nothing: an agent that has just started
+/// begins each as critical (seen), and stays at that for up to the check's interval.
+pub fn refuted(registration: &Registration) -> bool {
+    registration.checks.values().any(|check| check.status != CheckStatus::Passing && !check.output.is_empty())
+}
+
 /// The address of a container on a network.
 pub fn own_address(endpoint: &NetworkEndpoint) -> Option<IpAddr> {
     endpoint.address.or(endpoint.address6)

@@ -178,6 +178,10 @@ impl<'a> Planner<'a> {
             Health::None => return,
             Health::Healthy => (CheckStatus::Passing, "the container is healthy".to_owned()),
             Health::Starting => (CheckStatus::Critical, "the container's HEALTHCHECK has not passed yet".to_owned()),
+            // Without a text, a critical check counts as one that has not run.
+            Health::Unhealthy(output) if output.trim().is_empty() => {
+                (CheckStatus::Critical, "the container is unhealthy".to_owned())
+            }
             Health::Unhealthy(output) => (CheckStatus::Critical, one_line(output)),
         };
         let check = seen.checks.get(&format!("{}:health", seen.id));

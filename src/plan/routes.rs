@@ -3,13 +3,14 @@
 //! Endpoints are Consul's passing set, whoever registered it, less our own replicas that are seen dead, unhealthy or
 //! leaving. What cannot be read, or is suspicious, keeps what is loaded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::ObjectKey;
+use super::facts::refuted;
 use super::gates::Gate;
 use super::planner::{Planner, after};
 use crate::observed::{
-    Catalog, CheckStatus, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
+    Catalog, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
 };
 use crate::spec::Upstream;
 use crate::spec::upstream::{CatalogQuery, WhenEmpty};
@@ -17,21 +18,24 @@ use crate::spec::upstream::{CatalogQuery, WhenEmpty};
 /// An address and port: what nginx tells endpoints apart by.
 type Place<'e> = (&'e str, u16);
 
-/// The answer of the catalog for one upstream, indexed.
+/// The answer of the catalog for one upstream, indexed: what it says of an instance that is no endpoint.
 struct Answer<'a> {
     catalog: &'a Catalog,
-    listed: BTreeSet<Place<'a>>,
-    containers: BTreeSet<&'a str>,
+    /// By place and by container: is everything that it lists there only doubtful?
+    listed: BTreeMap<Place<'a>, bool>,
+    containers: BTreeMap<&'a str, bool>,
 }
 
 impl<'a> Answer<'a> {
     fn of(catalog: &'a Catalog) -> Self {
-        let instances = catalog.instances.iter();
-        Self {
-            catalog,
-            listed: instances.clone().map(|instance| (instance.address.as_str(), instance.port)).collect(),
-            containers: instances.filter_map(|instance| instance.container.as_deref()).collect(),
+        let mut answer = Self { catalog, listed: BTreeMap::new(), containers: BTreeMap::new() };
+        for instance in &catalog.instances {
+            *answer.listed.entry((&instance.address, instance.port)).or_insert(true) &= instance.doubtful;
+            if let Some(container) = instance.container.as_deref() {
+                *answer.containers.entry(container).or_insert(true) &= instance.doubtful;
+            }
         }
+        answer
     }
 }
 
@@ -267,7 +271,8 @@ impl<'a> Planner<'a> {
 
     /// A replica of ours that is healthy and routed is not unrouted because the catalog does not list it: its registration
     /// is *missing* (deregistered by hand, an agent that lost its state) and made again first; or the catalog lags behind
-    /// the agent; or the upstream begins to ask for something else, which its successor or itself is about to be.
+    /// the agent; or the upstream begins to ask for something else, which its successor or itself is about to be. Nor
+    /// because the catalog doubts it: an agent that was restarted has not run its checks yet, or its node is not heard of.
     fn own_unlisted(&self, query: &CatalogQuery, answer: &Answer<'_>, endpoint: &Endpoint) -> bool {
         let (Some(docker), Some(consul), Some(id)) =
             (self.facts.docker, self.facts.consul, endpoint.container.as_deref())
@@ -275,15 +280,15 @@ impl<'a> Planner<'a> {
             return false;
         };
         let Some(container) = docker.containers.get(id) else { return false };
-        if self.own_gone(endpoint) || answer.containers.contains(id) {
+        let listed = answer.containers.get(id);
+        if self.own_gone(endpoint) || listed == Some(&false) {
             // The catalog has it, and says that it does not pass, or under another address.
             return false;
         }
         let registrations = self.facts.registrations(id);
-        let hindered = registrations.iter().any(|registration| {
-            registration.maintenance != Maintenance::Off
-                || registration.checks.values().any(|check| check.status != CheckStatus::Passing)
-        });
+        let hindered = registrations
+            .iter()
+            .any(|registration| registration.maintenance != Maintenance::Off || refuted(registration));
         if hindered || !self.in_datacenter(query) {
             return false;
         }
@@ -308,13 +313,15 @@ impl<'a> Planner<'a> {
         // Whether a filter selects it is Consul's to say; only while Consul cannot know it yet, it stays.
         answers.is_empty()
             || query.filter.is_none()
+            || listed.is_some()
             || answers.iter().any(|registration| consul.unsynced.contains_key(&registration.id))
     }
 
     /// The endpoint went for a reason that is seen elsewhere: our own replica is unfit or leaving, or the catalog still
-    /// has the instance and says why it does not count.
+    /// has the instance and says why it does not count, which a doubt does not.
     fn loss_explained(&self, answer: &Answer<'_>, endpoint: &Endpoint) -> bool {
-        if answer.listed.contains(&(endpoint.address.as_str(), endpoint.port)) || self.own_gone(endpoint) {
+        let judged = answer.listed.get(&(endpoint.address.as_str(), endpoint.port)) == Some(&false);
+        if judged || self.own_gone(endpoint) {
             return true;
         }
         // With both views at hand, what is ours was judged by them.

@@ -130,6 +130,7 @@ pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
                     .checks
                     .values()
                     .all(|check| check.status == reeve::observed::CheckStatus::Passing),
+                doubtful: false,
                 maintenance: registration.maintenance != reeve::observed::Maintenance::Off,
                 weight: 1,
                 owner: Some(interest.owner.to_string()),

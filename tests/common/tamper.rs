@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use reeve::observed::{
-    CheckStatus, Container, ContainerState, Health, Maintenance, NginxProcess, Observed, PublishedPort, Stranger, View,
+    CheckSeen, CheckStatus, Container, ContainerState, Health, Maintenance, NginxProcess, Observed, PublishedPort,
+    Stranger, View,
 };
 
 /// Does what the lines say; `#` begins a comment.
@@ -104,6 +105,22 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
                 catalog.shrunk_at = now;
             }
         }
+        // The agent was restarted: no check has run yet, and the other members have not heard of the node again.
+        ["unheard", name] => {
+            let id = replica(world, name).id.clone();
+            let consul = world.consul.known_mut().expect("Consul is known");
+            for registration in consul.registrations.values_mut().filter(|r| r.container == id) {
+                for check in registration.checks.values_mut() {
+                    *check = CheckSeen { status: CheckStatus::Critical, output: String::new() };
+                }
+            }
+            for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                for instance in catalog.instances.iter_mut().filter(|i| i.container.as_deref() == Some(&id)) {
+                    (instance.passing, instance.doubtful) = (false, true);
+                }
+                catalog.shrunk_at = now;
+            }
+        }
         ["edited", file] => {
             let nginx = world.nginx.known_mut().expect("nginx is known");
             let current = nginx.current.clone().expect("there is a generation");
@@ -140,6 +157,7 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
                 address: (*address).to_owned(),
                 port: port.parse().expect("a port"),
                 passing: true,
+                doubtful: false,
                 maintenance: false,
                 weight: 1,
                 owner: None,

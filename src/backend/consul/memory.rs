@@ -113,6 +113,7 @@ mod tests {
                 address: "192.0.2.1".to_owned(),
                 port: 80,
                 passing: *passing,
+                doubtful: false,
                 maintenance: false,
                 weight: 1,
                 owner: None,

@@ -168,7 +168,8 @@ impl Consul {
         let (nodes, health) = tokio::join!(
             self.client.json::<Vec<CatalogNode>>(Request::get(&["v1", "catalog", "nodes"], CATALOG_LIMIT)),
             self.client.json::<Vec<Check>>(
-                Request::get(&["v1", "health", "state", "any"], CATALOG_LIMIT).query("filter", "CheckID==serfHealth")
+                Request::get(&["v1", "health", "state", "any"], CATALOG_LIMIT)
+                    .query("filter", format!("CheckID=={}", wire::SERF_HEALTH))
             ),
         );
         let mut health: BTreeMap<String, String> = health

@@ -29,6 +29,8 @@ pub(super) mod meta {
 /// Maintenance whose reason begins so is reeve's drain; every other is an operator's.
 pub(super) const OUR_REASON: &str = "reeve: ";
 pub(super) const NODE_MAINTENANCE: &str = "_node_maintenance";
+/// Whether the other members of the cluster hear the node.
+pub(super) const SERF_HEALTH: &str = "serfHealth";
 
 pub(super) fn service_maintenance(id: &str) -> String {
     format!("_service_maintenance:{id}")
@@ -210,6 +212,15 @@ impl Check {
         CheckSeen { status: self.status(), output: self.output.trim_end().to_owned() }
     }
 
+    fn passes(&self) -> bool {
+        self.status() == CheckStatus::Passing
+    }
+
+    /// It fails, and says nothing of the instance: it has not run yet, or is only the cluster's opinion of the node.
+    fn doubtful(&self) -> bool {
+        !self.passes() && !self.maintenance() && (self.check_id == SERF_HEALTH || self.output.trim().is_empty())
+    }
+
     fn maintenance(&self) -> bool {
         self.check_id == NODE_MAINTENANCE || self.check_id.starts_with("_service_maintenance:")
     }
@@ -243,7 +254,11 @@ pub(super) struct Entry {
 impl Entry {
     pub fn instance(self) -> Instance {
         Instance {
-            passing: self.checks.iter().all(|check| check.status() == CheckStatus::Passing),
+            passing: self.checks.iter().all(Check::passes),
+            doubtful: {
+                let mut failing = self.checks.iter().filter(|check| !check.passes()).peekable();
+                failing.peek().is_some() && failing.all(Check::doubtful)
+            },
             maintenance: self.checks.iter().any(Check::maintenance),
             weight: u32::try_from(self.service.weights.passing).unwrap_or(1),
             owner: self.service.owner().map(str::to_owned),
@@ -262,7 +277,7 @@ impl Entry {
         (&service.id, &service.service, &service.address, service.port).hash(hasher);
         (&service.tags, &service.meta, service.weights.passing, service.weights.warning).hash(hasher);
         let mut checks: Vec<_> =
-            self.checks.iter().map(|check| (&check.check_id, &check.status, &check.notes)).collect();
+            self.checks.iter().map(|check| (&check.check_id, &check.status, &check.notes, check.doubtful())).collect();
         checks.sort_unstable();
         checks.hash(hasher);
     }
@@ -324,6 +339,25 @@ mod tests {
             assert!(!instance.passing, "{check}");
             assert_eq!(instance.maintenance, check != "service:web-1");
         }
+    }
+
+    #[test]
+    fn a_check_that_has_not_run_and_a_node_that_is_not_heard_of_are_doubts() {
+        let doubtful = |check: &str, output: &str, more: Option<&str>| {
+            let mut json = web();
+            let critical =
+                |id: &str, output: &str| serde_json::json!({ "CheckID": id, "Status": "critical", "Output": output });
+            json["Checks"] = more.into_iter().map(|id| critical(id, "503")).chain([critical(check, output)]).collect();
+            let instance = entry(json).instance();
+            assert!(!instance.passing);
+            instance.doubtful
+        };
+        assert!(doubtful("web-1:declared", "", None), "it has not run");
+        assert!(!doubtful("web-1:declared", "HTTP GET …: 503", None), "it has, and fails");
+        assert!(doubtful("serfHealth", "Agent not live or unreachable", None));
+        assert!(!doubtful("serfHealth", "Agent not live or unreachable", Some("web-1:declared")), "one fails for sure");
+        assert!(!doubtful("_service_maintenance:web-1", "", None), "maintenance is no doubt");
+        assert!(!entry(web()).instance().doubtful, "it passes");
     }
 
     #[test]
