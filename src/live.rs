@@ -16,7 +16,7 @@ use crate::backend::docker::Docker;
 use crate::backend::nginx::Nginx;
 use crate::backend::{host, probe};
 use crate::observed::{self, ContainerState, Health, Interest, Observed, Probe, ProbeTarget, VIEW_TIMEOUT, View};
-use crate::plan::{Action, DirectoryAction};
+use crate::plan::Action;
 use crate::settings::{NginxMode, Settings};
 use crate::spec::Owner;
 use crate::world::{ActionError, Execute, Observe, ViewError, Wake};
@@ -197,7 +197,7 @@ impl Execute for Live {
                 Some(nginx) => nginx.execute(action).await,
                 None => Err(ActionError::Conflict("nginx.mode is off".to_owned())),
             },
-            Action::Directory(DirectoryAction::RemovePin { pin }) => self.directory.remove_pin(pin),
+            Action::Directory(action) => self.directory.execute(action),
         }
     }
 }

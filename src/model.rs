@@ -264,6 +264,8 @@ impl Docker {
             published: Vec::new(),
             probe: None,
             created_at: Some(now),
+            restarts: 0,
+            trouble: None,
             network_mode,
         }
     }
@@ -555,8 +557,17 @@ impl Nginx {
 impl Directory {
     fn after(&mut self, action: &DirectoryAction) {
         match action {
+            DirectoryAction::AddPin { pin } => {
+                self.pins.insert(pin.clone());
+            }
             DirectoryAction::RemovePin { pin } => {
                 self.pins.remove(pin);
+            }
+            DirectoryAction::Keep { service, kept } => {
+                self.kept.insert(service.clone(), kept.clone());
+            }
+            DirectoryAction::Forget { service } => {
+                self.kept.remove(service);
             }
         }
     }

@@ -4,6 +4,8 @@
 //! stale, what is to be done are the planner's. Every map is a `BTreeMap`, so that the order in which a backend lists
 //! things can never change a plan.
 
+mod directory;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -16,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol};
 use crate::spec::upstream::{CatalogQuery, Listen, Upstream};
 use crate::spec::{Check, Owner};
+
+pub use directory::{Configuration, Directory, Kept, Pin};
 
 /// A backend's answer. `Unknown` is not empty: nothing that depends on it may be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +123,10 @@ pub struct Container {
     /// `None`: not probed.
     pub probe: Option<Probe>,
     pub created_at: Option<Timestamp>,
+    /// How often Docker has started it again by its restart policy since somebody last started it.
+    pub restarts: u32,
+    /// What it says for itself while it is in trouble.
+    pub trouble: Option<Arc<Trouble>>,
     /// `network_mode: host`, `container:…` and `none` have no address of their own.
     pub network_mode: String,
 }
@@ -166,6 +174,15 @@ pub enum Probe {
     Passing,
     /// Why, for the person who reads it.
     Failing(String),
+}
+
+/// Of a container that exited, is unhealthy, or is not ready for a while. Secrets of the spec are masked in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Trouble {
+    /// What the last failed probe said: the HEALTHCHECK's output, as far as it is kept.
+    pub probe: Option<String>,
+    /// The last lines that it wrote to either output.
+    pub log: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -550,22 +567,6 @@ pub enum ListenState {
     Free,
     /// The system's words.
     Taken(String),
-}
-
-// ---------------------------------------------------------------------------------------------- reeve's folder
-
-/// reeve's own folder: decisions that must outlive a restart.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Directory {
-    pub pins: BTreeSet<Pin>,
-}
-
-/// A decision that must outlive a restart.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pin {
-    /// `apply --allow-removals` allowed the mass removal that the spec with this digest means.
-    AllowRemovals { spec: String },
 }
 
 // ---------------------------------------------------------------------------------------------- what to look at

@@ -1,7 +1,9 @@
-//! reeve's own folder: whose it is, and the pins (decisions that must outlive a restart).
+//! reeve's own folder: whose it is, the pins (decisions that must outlive a restart), and what served before.
 //!
-//! Owns the files `owner` and `pins.json`; the generations in it are `backend::nginx`'s. A file that cannot be understood
+//! Owns the files `owner`, `pins.json` and `kept/`; the generations in it are `backend::nginx`'s. A file that cannot be understood
 //! is an error with its path, never "no pins": a lost decision must not look like one that was never made.
+
+mod kept;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -13,6 +15,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use kept::{KeptFiles, KeptView};
 
 use crate::observed::{self, Pin};
 use crate::plan::DirectoryAction;
@@ -29,6 +33,7 @@ const PINS_LOOK: Duration = Duration::from_millis(250);
 pub struct Directory {
     path: PathBuf,
     owner: Owner,
+    kept: KeptFiles,
 }
 
 /// The content of `pins.json`.
@@ -40,7 +45,8 @@ struct Pins {
 
 impl Directory {
     pub fn new(path: PathBuf, owner: Owner) -> Self {
-        Self { path, owner }
+        let kept = KeptFiles::new(&path);
+        Self { path, owner, kept }
     }
 
     /// What stands in the folder; a folder or file that does not exist holds nothing.
@@ -50,7 +56,8 @@ impl Directory {
     pub fn view(&self) -> Result<observed::Directory, ViewError> {
         check_owner(&self.path, &self.owner).map_err(ViewError)?;
         let pins = self.read().map_err(ViewError)?;
-        Ok(observed::Directory { pins: pins.pins })
+        let KeptView { kept, unreadable } = self.kept.view().map_err(ViewError)?;
+        Ok(observed::Directory { pins: pins.pins, kept, unreadable })
     }
 
     /// Adds a pin; one that is there already is success.
@@ -73,7 +80,16 @@ impl Directory {
     /// As the methods that it stands for.
     pub fn execute(&self, action: &DirectoryAction) -> Result<(), ActionError> {
         match action {
+            DirectoryAction::AddPin { pin } => self.add_pin(pin.clone()),
             DirectoryAction::RemovePin { pin } => self.remove_pin(pin),
+            DirectoryAction::Keep { service, kept } => {
+                claim(&self.path, &self.owner).map_err(ActionError::Transient)?;
+                self.kept.keep(service, kept).map_err(ActionError::Transient)
+            }
+            DirectoryAction::Forget { service } => {
+                check_owner(&self.path, &self.owner).map_err(ActionError::Permanent)?;
+                self.kept.forget(service).map_err(ActionError::Transient)
+            }
         }
     }
 

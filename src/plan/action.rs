@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::observed::{CheckStatus, ChosenPort, GenerationId, Manifest, Pin, WantedAttachment};
+use crate::observed::{CheckStatus, ChosenPort, GenerationId, Kept, Manifest, Pin, WantedAttachment};
 use crate::spec::container::{ConfigHash, ContainerConfig, NetworkMode};
 use crate::spec::{Check, Network, Volume};
 
@@ -285,13 +285,31 @@ pub struct NewGeneration {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DirectoryAction {
-    RemovePin { pin: Pin },
+    AddPin {
+        pin: Pin,
+    },
+    RemovePin {
+        pin: Pin,
+    },
+    /// What serves now, and what served before it: the whole of what is kept of a service. Bookkeeping: see
+    /// `Plan::records`.
+    Keep {
+        service: String,
+        kept: Arc<Kept>,
+    },
+    /// Nothing is kept any more of a service that is gone. Bookkeeping, too.
+    Forget {
+        service: String,
+    },
 }
 
 impl DirectoryAction {
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::AddPin { .. } => "add_pin",
             Self::RemovePin { .. } => "remove_pin",
+            Self::Keep { .. } => "keep",
+            Self::Forget { .. } => "forget",
         }
     }
 }

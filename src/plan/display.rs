@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::action::{Action, ConsulAction, DockerAction, NginxAction, System};
+use super::action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System};
 use super::preview::{Preview, Replacement};
 use super::{Change, ObjectKey, Plan, Step, Waiting};
 use crate::model::{is_placeholder, is_placeholder_port};
@@ -332,7 +332,11 @@ fn symbol(preview: &Preview, object: &ObjectKey, steps: &[(usize, &Step)]) -> &'
         (false, true) => "+",
         (false, false) => {
             let removes = |step: &Step| {
-                matches!(step.action, Action::Nginx(NginxAction::RemoveGeneration { .. }) | Action::Directory(_))
+                matches!(
+                    step.action,
+                    Action::Nginx(NginxAction::RemoveGeneration { .. })
+                        | Action::Directory(DirectoryAction::RemovePin { .. } | DirectoryAction::Forget { .. })
+                )
             };
             if steps.iter().all(|(_, step)| removes(step)) { "-" } else { "~" }
         }
@@ -382,7 +386,12 @@ pub fn verb(action: &Action) -> &'static str {
             NginxAction::QuitOrphans { .. } => "end orphaned workers",
             NginxAction::RemoveGeneration { .. } => "remove an old generation",
         },
-        Action::Directory(_) => "remove a pin",
+        Action::Directory(action) => match action {
+            DirectoryAction::AddPin { .. } => "add a pin",
+            DirectoryAction::RemovePin { .. } => "remove a pin",
+            DirectoryAction::Keep { .. } => "keep what serves",
+            DirectoryAction::Forget { .. } => "forget what served",
+        },
     }
 }
 

@@ -119,7 +119,7 @@ impl<'a> Planner<'a> {
                         "the spec that it was made for is not in force",
                     );
                 }
-                Pin::AllowRemovals { .. } => {}
+                Pin::AllowRemovals { .. } | Pin::Failed { .. } | Pin::RolledBack { .. } | Pin::Hold { .. } => {}
             }
         }
     }

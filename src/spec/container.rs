@@ -10,13 +10,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use super::is_false;
 
 /// What a container is made from. Field names are Compose's; `serde` is the canonical form of the label.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerConfig {
     pub image: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,6 +134,19 @@ impl ContainerConfig {
     pub fn hash(&self) -> ConfigHash {
         ConfigHash::of(&self.canonical())
     }
+
+    /// Every credential in it, wherever it stands.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let variables = self.environment.values().filter_map(|value| match value {
+            EnvironmentValue::Secret(secret) => Some(secret),
+            EnvironmentValue::Unset | EnvironmentValue::Plain(_) => None,
+        });
+        let files = self.files.iter().filter_map(|file| match &file.content {
+            FileContent::Secret(secret) => Some(secret),
+            FileContent::File { .. } | FileContent::Inline(_) => None,
+        });
+        variables.chain(files).chain(&self.concealed)
+    }
 }
 
 /// Does a text below the value hold this text?
@@ -231,11 +245,23 @@ impl Secret {
     pub fn digest(&self) -> &str {
         &self.digest
     }
+
+    /// A secret that was read back: its digest, and the value that was kept beside it.
+    pub(super) fn restored(digest: String, value: String) -> Self {
+        Self { value, digest }
+    }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.digest)
+    }
+}
+
+/// From the digest: the value is not there until `restored`.
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { value: String::new(), digest: String::deserialize(deserializer)? })
     }
 }
 
@@ -245,7 +271,7 @@ impl Serialize for Secret {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum EnvironmentValue {
     /// `NAME` alone and not set where reeve runs: no value is passed.
@@ -294,21 +320,21 @@ pub enum Published {
     Range { first: u16, last: u16 },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub target: String,
     pub source: MountSource,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub read_only: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MountSource {
     /// Docker's name of the volume.
     Volume {
         name: String,
-        #[serde(skip_serializing_if = "is_false")]
+        #[serde(default, skip_serializing_if = "is_false")]
         nocopy: bool,
     },
     /// A volume without a name, of this container alone.
@@ -316,7 +342,7 @@ pub enum MountSource {
     Bind {
         path: PathBuf,
         /// Compose's short form makes a missing folder, the long form refuses.
-        #[serde(skip_serializing_if = "is_false")]
+        #[serde(default, skip_serializing_if = "is_false")]
         create: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         propagation: Option<String>,
@@ -337,7 +363,7 @@ pub enum MountSource {
 }
 
 /// A config or a secret: a file put into the container, read-only.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileMount {
     pub target: String,
     pub content: FileContent,
@@ -349,7 +375,7 @@ pub struct FileMount {
     pub mode: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileContent {
     /// Bind-mounted from this file of the host, read-only, as Compose does. The digest is of its bytes: an edit replaces.
@@ -375,7 +401,7 @@ pub struct NetworkAttachment {
     pub link_local_ips: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
     Host,
@@ -388,7 +414,7 @@ pub enum NetworkMode {
     Container(String),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Healthcheck {
     /// `["NONE"]` disables the image's own; `None`: the image's own test with other times.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -405,7 +431,7 @@ pub struct Healthcheck {
     pub start_interval: Option<Duration>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Restart {
     No,
@@ -414,13 +440,13 @@ pub enum Restart {
     OnFailure { max_retries: Option<u32> },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
     pub soft: i64,
     pub hard: i64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     pub host: String,
     pub container: String,
@@ -428,16 +454,16 @@ pub struct Device {
     pub permissions: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logging {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
 }
 
 /// Compose's `deploy.resources`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Resources {
     /// Billionths of a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]

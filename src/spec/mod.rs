@@ -18,6 +18,7 @@ mod read;
 mod resolved;
 mod schema;
 mod shape;
+pub mod stored;
 mod suggest;
 pub(crate) mod table;
 mod tree;
@@ -95,6 +96,15 @@ pub struct Service {
     /// How long `stop` waits between the stop signal and SIGKILL. Compose's default: 10 s.
     pub stop_grace_period: Duration,
     pub register: Vec<Register>,
+    /// Set by a rollback alone: the image with this id, whatever `config.image` points at by now.
+    pub image_id: Option<String>,
+}
+
+impl Service {
+    /// How the engine is asked for its image: by the id of a rollback, else by the reference.
+    pub fn image(&self) -> &str {
+        self.image_id.as_deref().unwrap_or(&self.config.image)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -108,14 +118,15 @@ pub enum PullPolicy {
     Never,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dependency {
     pub condition: DependencyCondition,
     /// `false`: a dependency that is not there (its profile is off) holds nothing.
     pub required: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DependencyCondition {
     Started,
     Healthy,
@@ -123,7 +134,8 @@ pub enum DependencyCondition {
 }
 
 /// Compose's `deploy.update_config`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UpdateConfig {
     /// `None`: decided by what the service is, see `plan::order`.
     pub order: Option<UpdateOrder>,
@@ -147,13 +159,15 @@ impl Default for UpdateConfig {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UpdateOrder {
     StartFirst,
     StopFirst,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FailureAction {
     Pause,
     Continue,
@@ -161,7 +175,7 @@ pub enum FailureAction {
 }
 
 /// One entry that each replica of a service gets in Consul.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
     /// Name of the Consul service. Default: the service's name.
     pub name: String,
@@ -175,7 +189,8 @@ pub struct Register {
     pub check: Option<Check>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RegisterAddress {
     /// The advertise address (or the host IP that the port is published on) and the host port.
     Published,

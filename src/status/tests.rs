@@ -40,6 +40,7 @@ fn service(name: &str, replicas: u32, registers: bool) -> Service {
         update: UpdateConfig::default(),
         stop_grace_period: Duration::from_secs(10),
         register: if registers { vec![register] } else { Vec::new() },
+        image_id: None,
     }
 }
 
@@ -95,6 +96,8 @@ fn container(service: &str, slot: u32, health: Health) -> Container {
         published: Vec::new(),
         probe: None,
         created_at: None,
+        restarts: 0,
+        trouble: None,
         network_mode: String::new(),
     }
 }

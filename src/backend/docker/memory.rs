@@ -137,6 +137,8 @@ mod tests {
             published: Vec::new(),
             probe: None,
             created_at: None,
+            restarts: 0,
+            trouble: None,
             network_mode: "bridge".to_owned(),
         }
     }

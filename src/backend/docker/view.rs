@@ -242,6 +242,7 @@ fn from_inspect(listed: &Listed, marks: &Marks, inspected: &Inspected) -> Contai
     container.networks = inspected.network_settings.endpoints();
     container.published = inspected.network_settings.published();
     container.created_at = wire::time(&inspected.created);
+    container.restarts = inspected.restart_count;
     container.network_mode = inspected.host_config.network_mode.clone();
     container
 }
@@ -291,6 +292,8 @@ fn skeleton(listed: &Listed, marks: &Marks) -> Container {
         published: listed.published(),
         probe: None,
         created_at: Timestamp::from_second(listed.created).ok(),
+        restarts: 0,
+        trouble: None,
         network_mode: listed.host_config.network_mode.clone(),
     }
 }

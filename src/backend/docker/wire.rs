@@ -102,6 +102,8 @@ pub(super) struct Inspected {
     #[serde(deserialize_with = "nullable")]
     pub(super) created: String,
     #[serde(deserialize_with = "nullable")]
+    pub(super) restart_count: u32,
+    #[serde(deserialize_with = "nullable")]
     pub(super) state: State,
     #[serde(deserialize_with = "nullable")]
     pub(super) config: Config,

@@ -115,6 +115,7 @@ pub fn read(entry: &Entry, draft: &mut Draft, grants: &Grants, context: &mut Con
             update: deploy::update(node),
             stop_grace_period: stop_grace_period.unwrap_or(STOP_GRACE_PERIOD),
             register,
+            image_id: None,
         },
         profiles,
         active,
