@@ -474,6 +474,7 @@ impl Consul {
                     weight: 1,
                     owner: Some(owner.to_string()),
                     container: Some(new.container.clone()),
+                    trouble: None,
                 });
             }
         }

@@ -393,6 +393,8 @@ pub struct Instance {
     pub owner: Option<String>,
     /// Container id in its `Meta`.
     pub container: Option<String>,
+    /// Why it does not pass, or is in maintenance, for the person who reads it. Nothing is decided by it.
+    pub trouble: Option<String>,
 }
 
 // ---------------------------------------------------------------------------------------------- nginx

@@ -307,13 +307,15 @@ impl<'a> Facts<'a> {
             .is_some_and(|judged| judged > self.now)
     }
 
-    /// The container is *seen* to be unfit for traffic, as opposed to not known to be fit: a probe that was not made says
-    /// nothing.
-    pub fn unfit(&self, container: &Container, service: Option<&Service>) -> bool {
+    /// Why the container is *seen* to be unfit for traffic, as opposed to not known to be fit: a probe that was not made
+    /// says nothing.
+    pub fn unfit(&self, container: &Container, service: Option<&Service>) -> Option<String> {
         match self.fitness(container, service) {
-            Fitness::Healthy => false,
-            Fitness::NotRunning(_) | Fitness::Unhealthy(_) => true,
-            Fitness::Starting(_) => container.health != Health::None || container.probe.is_some(),
+            Fitness::Healthy => None,
+            Fitness::NotRunning(reason) | Fitness::Unhealthy(reason) => Some(reason),
+            Fitness::Starting(reason) => {
+                (container.health != Health::None || container.probe.is_some()).then_some(reason)
+            }
         }
     }
 

@@ -21,6 +21,7 @@ mod replicas;
 mod resources;
 mod retire;
 mod routes;
+pub mod verdict;
 
 use std::fmt;
 
@@ -60,6 +61,16 @@ pub fn wanted_generation(
     planner.replicas();
     planner.registrations();
     planner.wanted_generation()
+}
+
+/// What the planner thinks of every endpoint and replica: the same computation as `plan`, asked for its reasons.
+pub fn verdicts(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<'_>) -> verdict::Verdicts {
+    let mut planner = planner::Planner::new(spec, observed, now, context);
+    planner.hold_mass_removal();
+    planner.call_rosters();
+    planner.replicas();
+    planner.registrations();
+    planner.verdicts()
 }
 
 /// What a step is about. Steps of one object are applied in order; objects are applied in parallel.

@@ -12,6 +12,7 @@ use super::context::{Context, Removals};
 use super::facts::Facts;
 use super::gates::Gate;
 use super::replicas::Roster;
+use super::verdict::Judged;
 use super::{Action, Change, ObjectKey, Plan, Step, Waiting};
 use crate::observed::{Observed, Pin};
 use crate::spec::upstream::CatalogQuery;
@@ -38,6 +39,8 @@ pub(super) struct Planner<'a> {
     pub removals_held: Option<String>,
     /// A Consul server is being replaced in this wave: no second one.
     pub peer_replaced: bool,
+    /// By upstream; only while verdicts are asked for.
+    pub judged: Option<BTreeMap<String, Vec<Judged>>>,
     plan: Plan,
 }
 
@@ -63,6 +66,7 @@ impl<'a> Planner<'a> {
             retiring_registrations: BTreeSet::new(),
             removals_held: None,
             peer_replaced: false,
+            judged: None,
             plan: Plan::default(),
         }
     }

@@ -9,8 +9,9 @@ use super::ObjectKey;
 use super::facts::refuted;
 use super::gates::Gate;
 use super::planner::{Planner, after};
+use super::verdict::Verdict;
 use crate::observed::{
-    Catalog, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
+    Catalog, Container, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
 };
 use crate::spec::Upstream;
 use crate::spec::upstream::{CatalogQuery, WhenEmpty};
@@ -151,26 +152,50 @@ impl<'a> Planner<'a> {
         Some(self.last_good(before))
     }
 
+    /// The verdicts where nothing is known of what nginx routes to.
+    pub(super) fn judge_without_nginx(&mut self) {
+        for upstream in self.spec.upstreams.values() {
+            let routed = RoutedUpstream { upstream: upstream.clone(), endpoints: Vec::new(), files: BTreeMap::new() };
+            self.endpoints_of(routed, None);
+        }
+    }
+
     /// Fills in the endpoints from the catalog and from what is known of our own replicas.
     fn endpoints_of(&mut self, mut routed: RoutedUpstream, before: Option<&'a RoutedUpstream>) -> RoutedUpstream {
         let Some(query) = routed.upstream.query.clone() else { return routed };
+        let name = routed.upstream.name.clone();
+        if let Some(judged) = &mut self.judged {
+            judged.insert(name.clone(), Vec::new());
+        }
         let in_force = before.map(|before| before.endpoints.as_slice()).unwrap_or_default();
         let answer = self.facts.consul.and_then(|consul| consul.catalog.get(&query)?.known()).map(Answer::of);
         let Some(answer) = answer else {
-            let kept = in_force.iter().filter(|endpoint| !self.own_gone(endpoint));
-            routed.endpoints = kept.cloned().collect();
+            routed.endpoints.clear();
+            for endpoint in in_force {
+                match self.own_trouble(endpoint) {
+                    Some(verdict) => self.judge(&name, endpoint, None, verdict),
+                    None => {
+                        self.judge(&name, endpoint, None, Verdict::Unread);
+                        routed.endpoints.push(endpoint.clone());
+                    }
+                }
+            }
             return routed;
         };
         // By address and port: what is registered twice, by reeve and by something else, is one endpoint.
         let mut endpoints: BTreeMap<(String, u16), Endpoint> = BTreeMap::new();
         for instance in &answer.catalog.instances {
-            if !instance.passing || instance.maintenance || instance.port == 0 {
+            let refused = not_offered(instance);
+            if refused.is_some() && self.judged.is_none() {
                 continue;
             }
             let endpoint = self.endpoint(instance, in_force);
-            if self.own_out(instance, &endpoint) {
+            // What is seen of our own replica says more than Consul's word for it.
+            if let Some(verdict) = self.own_out(instance, &endpoint).or(refused) {
+                self.judge(&name, &endpoint, Some(instance), verdict);
                 continue;
             }
+            self.judge(&name, &endpoint, Some(instance), Verdict::Passing);
             let place = (endpoint.address.clone(), endpoint.port);
             let known = endpoints.get(&place).is_some_and(|known| known.container.is_some());
             if !known {
@@ -181,16 +206,16 @@ impl<'a> Planner<'a> {
             let place = (endpoint.address.clone(), endpoint.port);
             let unlisted = || self.holds(Gate::Unlisted) && self.own_unlisted(&query, &answer, endpoint);
             if !endpoints.contains_key(&place) && unlisted() {
+                self.judge(&name, endpoint, None, Verdict::Unlisted);
                 endpoints.insert(place, endpoint.clone());
             }
         }
         // Endpoints of another query say nothing about this one.
         let same = before.is_some_and(|before| before.upstream.query.as_ref() == Some(&query));
-        let lost: Vec<&Endpoint> = in_force
-            .iter()
-            .filter(|old| same && !endpoints.contains_key(&(old.address.clone(), old.port)))
-            .filter(|old| !self.loss_explained(&answer, old))
-            .collect();
+        let missing: Vec<&Endpoint> =
+            in_force.iter().filter(|old| !endpoints.contains_key(&(old.address.clone(), old.port))).collect();
+        let lost: Vec<&Endpoint> =
+            missing.iter().copied().filter(|old| same && !self.loss_explained(&answer, old)).collect();
         let share = usize::from(self.context.distrust_percent);
         let believed_at = after(answer.catalog.shrunk_at, self.context.distrust_for);
         let object = ObjectKey::Upstream(routed.upstream.name.clone());
@@ -201,14 +226,29 @@ impl<'a> Planner<'a> {
                 lost.len(),
                 in_force.len()
             );
-            endpoints.extend(lost.into_iter().map(|old| ((old.address.clone(), old.port), old.clone())));
+            for old in lost {
+                self.judge(&name, old, None, Verdict::Distrusted { until: believed_at });
+                endpoints.insert((old.address.clone(), old.port), old.clone());
+            }
             self.wait_until(object.clone(), "distrust", reason, believed_at);
+        }
+        for old in missing {
+            let place = (old.address.as_str(), old.port);
+            if self.judged.is_some()
+                && !endpoints.contains_key(&(old.address.clone(), old.port))
+                && !answer.listed.contains_key(&place)
+            {
+                let verdict = self.own_trouble(old).unwrap_or(Verdict::Delisted);
+                self.judge(&name, old, None, verdict);
+            }
         }
         if endpoints.is_empty() {
             if routed.upstream.when_empty == WhenEmpty::Keep && same {
                 // A replica that leaves must be unrouted all the same, else it could never be stopped.
-                let kept = in_force.iter().filter(|old| !self.leaves(old));
-                endpoints.extend(kept.map(|old| ((old.address.clone(), old.port), old.clone())));
+                for old in in_force.iter().filter(|old| !self.leaves(old)).collect::<Vec<_>>() {
+                    self.judge(&name, old, None, Verdict::KeptWhenEmpty);
+                    endpoints.insert((old.address.clone(), old.port), old.clone());
+                }
             }
             let reason = if endpoints.is_empty() {
                 "no endpoint passes; requests are answered by when_empty"
@@ -243,30 +283,40 @@ impl<'a> Planner<'a> {
         leaves && self.holds(Gate::LeavesWhenEmpty)
     }
 
-    /// One of our own replicas that is seen unfit for traffic, whatever Consul still says. Docker or the agent Unknown:
-    /// nothing is subtracted.
-    fn own_out(&self, instance: &Instance, endpoint: &Endpoint) -> bool {
-        let Some(consul) = self.facts.consul else { return false };
-        let registration = consul.registrations.get(&instance.id);
-        self.retiring_registrations.contains(instance.id.as_str())
-            || registration.is_some_and(|registration| registration.maintenance != Maintenance::Off)
-            || self.own_gone(endpoint)
+    /// Why one of our own replicas is out, whatever Consul still says: it is seen unfit for traffic, or leaves. Docker or
+    /// the agent Unknown: nothing is subtracted.
+    fn own_out(&self, instance: &Instance, endpoint: &Endpoint) -> Option<Verdict> {
+        let consul = self.facts.consul?;
+        match consul.registrations.get(&instance.id).map(|registration| &registration.maintenance) {
+            Some(Maintenance::Draining { reason }) => return Some(Verdict::Draining { reason: reason.clone() }),
+            Some(Maintenance::Operator { reason }) => return Some(Verdict::Maintenance { reason: reason.clone() }),
+            Some(Maintenance::Off) | None => {}
+        }
+        if self.retiring_registrations.contains(instance.id.as_str()) {
+            return Some(Verdict::RegistrationLeaves);
+        }
+        self.own_trouble(endpoint)
     }
 
     /// The same for an endpoint of which no catalog tells.
     pub(super) fn own_gone(&self, endpoint: &Endpoint) -> bool {
-        let (Some(docker), Some(_), Some(id)) = (self.facts.docker, self.facts.consul, endpoint.container.as_deref())
-        else {
-            return endpoint.container.is_some() && !self.holds(Gate::ReplicasKnown);
+        self.own_trouble(endpoint).is_some()
+    }
+
+    fn own_trouble(&self, endpoint: &Endpoint) -> Option<Verdict> {
+        let id = endpoint.container.as_deref()?;
+        let (Some(docker), Some(_)) = (self.facts.docker, self.facts.consul) else {
+            return (!self.holds(Gate::ReplicasKnown)).then_some(Verdict::Gone);
         };
         if self.retiring.contains(id) {
-            return true;
+            return Some(Verdict::ReplicaLeaves);
         }
-        docker
-            .containers
-            .get(id)
-            .is_none_or(|container| self.facts.unfit(container, self.spec.services.get(&container.service)))
-            && self.holds(Gate::SeenUnfit)
+        let service = |container: &Container| self.spec.services.get(&container.service);
+        let verdict = match docker.containers.get(id) {
+            None => Some(Verdict::Gone),
+            Some(container) => self.facts.unfit(container, service(container)).map(|reason| Verdict::Unfit { reason }),
+        };
+        verdict.filter(|_| self.holds(Gate::SeenUnfit))
     }
 
     /// A replica of ours that is healthy and routed is not unrouted because the catalog does not list it: its registration
@@ -328,6 +378,18 @@ impl<'a> Planner<'a> {
         let ours = endpoint.container.is_some();
         ours && self.facts.docker.is_some() && self.facts.consul.is_some()
     }
+}
+
+/// Why Consul itself does not offer the instance, if so.
+fn not_offered(instance: &Instance) -> Option<Verdict> {
+    let trouble = || instance.trouble.clone().unwrap_or_default();
+    if instance.maintenance {
+        return Some(Verdict::Maintenance { reason: trouble() });
+    }
+    if !instance.passing {
+        return Some(Verdict::NotPassing { trouble: trouble() });
+    }
+    (instance.port == 0).then_some(Verdict::NoPort)
 }
 
 /// What the generation in force routes: the loaded one's if that can be told, else what `current` points at.

@@ -135,6 +135,7 @@ pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
                 weight: 1,
                 owner: Some(interest.owner.to_string()),
                 container: Some(registration.container.clone()),
+                trouble: None,
             })
             .collect();
         consul.catalog.insert(query.clone(), View::Known(Catalog { instances, shrunk_at: now }));

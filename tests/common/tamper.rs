@@ -162,6 +162,7 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
                 weight: 1,
                 owner: None,
                 container: None,
+                trouble: None,
             };
             for (query, view) in &mut consul.catalog {
                 if let (true, Some(catalog)) = (query.service == *service, view.known_mut()) {

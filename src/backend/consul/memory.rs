@@ -118,6 +118,7 @@ mod tests {
                 weight: 1,
                 owner: None,
                 container: None,
+                trouble: None,
             })
             .collect()
     }

@@ -252,8 +252,23 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// The maintenance, else the worst check, with its output: all that a person needs to know.
+    fn trouble(&self) -> Option<String> {
+        let maintenance =
+            self.checks.iter().find(|check| check.maintenance()).map(|check| match check.check_id.as_str() {
+                NODE_MAINTENANCE => format!("node maintenance: {}", check.notes),
+                _ => check.notes.clone(),
+            });
+        maintenance.or_else(|| {
+            let worst = self.checks.iter().max_by_key(|check| check.status())?;
+            (worst.status() != CheckStatus::Passing)
+                .then(|| format!("check {} is {}: {}", worst.check_id, worst.status(), worst.output.trim()))
+        })
+    }
+
     pub fn instance(self) -> Instance {
         Instance {
+            trouble: self.trouble(),
             passing: self.checks.iter().all(Check::passes),
             doubtful: {
                 let mut failing = self.checks.iter().filter(|check| !check.passes()).peekable();
