@@ -41,13 +41,17 @@ pub fn read(
     }
     for item in items {
         if let Some((register, place)) = one(service, item, &entry.key_place, config, context) {
-            let same = |known: &Register| {
-                (known.port, known.protocol) == (register.port, register.protocol) && known.name == register.name
-            };
-            if registers.iter().any(same) {
-                let message =
-                    format!("port {}/{} is registered twice as `{}`", register.port, register.protocol, register.name);
-                context.report.error(&place.all, message);
+            // The port tells a replica's registrations apart: two on one would overwrite each other for ever.
+            let same = |known: &&Register| (known.port, known.protocol) == (register.port, register.protocol);
+            if let Some(known) = registers.iter().find(same) {
+                let (port, protocol, name) = (register.port, register.protocol, &register.name);
+                if known.name == *name {
+                    context.report.error(&place.all, format!("port {port}/{protocol} is registered twice as `{name}`"));
+                } else {
+                    let message = format!("port {port}/{protocol} is registered as `{}` and as `{name}`", known.name);
+                    let help = "a port has one name in Consul; tell its users apart by `tags`";
+                    context.report.error_help(&place.all, message, help);
+                }
             }
             registers.push(register);
             places.push(place);
