@@ -22,6 +22,8 @@ pub mod apply;
 pub mod backend;
 pub mod cli;
 pub mod controller;
+#[cfg(debug_assertions)]
+pub mod crash;
 pub mod engine;
 pub mod http;
 pub mod live;

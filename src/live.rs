@@ -190,7 +190,7 @@ impl Observe for Live {
 
 impl Execute for Live {
     async fn execute(&self, action: &Action) -> Result<(), ActionError> {
-        match action {
+        let result = match action {
             Action::Docker(action) => self.docker.execute(action).await,
             Action::Consul(action) => self.consul.execute(action).await,
             Action::Nginx(action) => match &self.nginx {
@@ -198,7 +198,10 @@ impl Execute for Live {
                 None => Err(ActionError::Conflict("nginx.mode is off".to_owned())),
             },
             Action::Directory(action) => self.directory.execute(action),
-        }
+        };
+        #[cfg(debug_assertions)]
+        crate::crash::after(action);
+        result
     }
 }
 

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod docker;
 pub mod golden;
 pub mod http;
+pub mod load;
 pub mod nginx;
 pub mod ports;
 pub mod program;

@@ -103,25 +103,30 @@ impl Nginx {
 
     /// The files that `current` includes, by name.
     pub fn files(&self) -> BTreeMap<String, PathBuf> {
-        let text = fs::read_to_string(self.state.join("current/reeve.conf")).unwrap_or_default();
-        let includes = text.lines().filter_map(|line| {
-            let path = line.trim().strip_prefix("include ")?.trim_end_matches(';').trim_matches('"');
-            Some(PathBuf::from(path))
-        });
-        includes.filter_map(|path| Some((path.file_name()?.to_str()?.to_owned(), path))).collect()
+        files_of(&self.state)
     }
 
     /// `address:port` of each server of the upstream in the generation that `current` includes.
     pub fn servers(&self, upstream: &str) -> BTreeSet<String> {
-        let Some(path) = self.files().remove(&format!("upstream-{upstream}.conf")) else { return BTreeSet::new() };
-        servers_in(&path)
+        servers_of(&self.state, upstream).unwrap_or_default()
     }
 }
 
-fn servers_in(path: &Path) -> BTreeSet<String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+fn files_of(state: &Path) -> BTreeMap<String, PathBuf> {
+    let text = fs::read_to_string(state.join("current/reeve.conf")).unwrap_or_default();
+    let includes = text.lines().filter_map(|line| {
+        let path = line.trim().strip_prefix("include ")?.trim_end_matches(';').trim_matches('"');
+        Some(PathBuf::from(path))
+    });
+    includes.filter_map(|path| Some((path.file_name()?.to_str()?.to_owned(), path))).collect()
+}
+
+/// `None`: there is no such upstream, or it was exchanged between two looks.
+pub fn servers_of(state: &Path, upstream: &str) -> Option<BTreeSet<String>> {
+    let path = files_of(state).remove(&format!("upstream-{upstream}.conf"))?;
+    let text = fs::read_to_string(path).ok()?;
     let servers = text.lines().filter_map(|line| line.trim().strip_prefix("server "));
-    servers.map(|rest| rest.trim_end_matches(';').split(' ').next().unwrap_or_default().to_owned()).collect()
+    Some(servers.map(|rest| rest.trim_end_matches(';').split(' ').next().unwrap_or_default().to_owned()).collect())
 }
 
 pub fn send(pid: i32, signal: Signal) {

@@ -72,6 +72,13 @@ pub fn run(folder: &Path, settings: &Path, arguments: &[&str]) -> Outcome {
     begin(folder, settings, arguments).wait()
 }
 
+/// Runs a command that dies after an action: so many actions (`3`), or the first one of a kind (`register`).
+pub fn run_until_crash(folder: &Path, settings: &Path, point: &str, arguments: &[&str]) -> Outcome {
+    let mut command = program(folder, settings);
+    command.env("CRASH_AFTER", point).args(arguments);
+    spawn(command, folder, format!("CRASH_AFTER={point} reeve {}", arguments.join(" "))).wait()
+}
+
 /// A command that has been started.
 pub struct Begun {
     line: String,
@@ -83,15 +90,20 @@ pub struct Begun {
 }
 
 pub fn begin(folder: &Path, settings: &Path, arguments: &[&str]) -> Begun {
+    let mut command = program(folder, settings);
+    command.args(arguments);
+    spawn(command, folder, format!("reeve {}", arguments.join(" ")))
+}
+
+fn spawn(mut command: Command, folder: &Path, line: String) -> Begun {
     let output = tempfile::Builder::new().prefix("output-").tempdir_in(folder).expect("a folder").keep();
     let (stdout, stderr) = (output.join("stdout"), output.join("stderr"));
-    let child = program(folder, settings)
-        .args(arguments)
+    let child = command
         .stdout(File::create(&stdout).expect("a file"))
         .stderr(File::create(&stderr).expect("a file"))
         .spawn()
         .expect("the program can be run");
-    Begun { line: format!("reeve {}", arguments.join(" ")), child, stdout, stderr, started: Instant::now() }
+    Begun { line, child, stdout, stderr, started: Instant::now() }
 }
 
 impl Begun {

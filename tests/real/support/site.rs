@@ -143,6 +143,11 @@ impl Site {
         program::run(self.folder(), &self.settings(), arguments)
     }
 
+    /// Until it dies after an action; see `program::run_until_crash`. A code of `None`: it has died.
+    pub fn reeve_until_crash(&self, point: &str, arguments: &[&str]) -> Outcome {
+        program::run_until_crash(self.folder(), &self.settings(), point, arguments)
+    }
+
     pub fn begin(&self, arguments: &[&str]) -> Begun {
         program::begin(self.folder(), &self.settings(), arguments)
     }

@@ -1,4 +1,4 @@
-//! The world as Docker, Consul and the disk tell it, to see that nothing was written.
+//! The world as Docker, Consul and the disk tell it, to see that nothing was written, or that two ways lead to the same end.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::Site;
-use super::docker::docker;
+use super::docker::{Container, docker};
 
 /// One line for each fact, so that a difference names itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +38,68 @@ impl Snapshot {
         Self { facts }
     }
 
+    /// What must be the same however it came about: ids, times, addresses and chosen host ports are replaced by what they
+    /// stand for.
+    pub fn masked(site: &Site) -> Self {
+        let mut facts = BTreeMap::new();
+        let containers = site.containers();
+        let replica = |one: &Container| format!("{} {}", one.service, one.slot);
+        let port_of = |text: &str| {
+            let owner =
+                containers.iter().find(|one| one.published.iter().any(|port| text.ends_with(&port.to_string())));
+            owner.map_or_else(|| text.to_owned(), |one| format!("host port of {}", replica(one)))
+        };
+        for one in &containers {
+            let networks: Vec<&String> = one.networks.keys().collect();
+            let fact = format!("{} {} {:?} {networks:?}", one.image, one.state, one.environment);
+            facts.insert(format!("container {} ({})", one.name, replica(one)), fact);
+        }
+        for (kind, list) in [("network", ["network", "ls"]), ("volume", ["volume", "ls"])] {
+            let lines = docker(&[list[0], list[1], "--format", "{{.Name}}"]);
+            let ours = lines.lines().filter(|line| line.contains(&site.project));
+            facts.extend(ours.map(|line| (format!("{kind} {line}"), String::new())));
+        }
+        let consul = site.consul();
+        for (id, mut service) in consul.services() {
+            if let Some(container) = service["Meta"].get_mut("reeve-container") {
+                let one = containers.iter().find(|one| container == one.id.as_str());
+                *container = one.map(replica).into();
+            }
+            if let Some(digest) = service["Meta"].get_mut("reeve-check") {
+                // Of an address among other things.
+                *digest = Value::Null;
+            }
+            let port = port_of(&service["Port"].to_string());
+            facts.insert(
+                format!("agent {id}"),
+                format!("{} {port} {} {}", service["Service"], service["Tags"], service["Meta"]),
+            );
+        }
+        for (id, check) in consul.get("/v1/agent/checks").as_object().into_iter().flatten() {
+            facts.insert(format!("check {id}"), check["Status"].to_string());
+        }
+        for (name, path) in site.nginx.files() {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let mut lines: Vec<String> = text.lines().map(|line| port_of(line.trim_end_matches(';'))).collect();
+            // Servers are sorted by port, and ports are masked.
+            lines.sort();
+            facts.insert(format!("nginx {name}"), lines.join("\n"));
+        }
+        facts.insert("loaded".to_owned(), format!("{:?}", site.loaded_is_current().is_ok()));
+        for entry in fs::read_dir(site.state()).into_iter().flatten().flatten() {
+            facts.insert(format!("file {}", entry.file_name().display()), String::new());
+        }
+        Self { facts }
+    }
+
     /// Fails with the facts that differ.
     #[track_caller]
     pub fn assert_same(&self, later: &Self) {
+        let differences = self.differences(later);
+        assert!(differences.is_empty(), "something was written:\n  {}", differences.join("\n  "));
+    }
+
+    pub fn differences(&self, later: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         for key in self.facts.keys().chain(later.facts.keys()) {
             let (before, after) = (self.facts.get(key), later.facts.get(key));
@@ -48,7 +107,7 @@ impl Snapshot {
                 differences.push(format!("{key}:\n    before {before:?}\n    after  {after:?}"));
             }
         }
-        assert!(differences.is_empty(), "something was written:\n  {}", differences.join("\n  "));
+        differences
     }
 }
 

@@ -1,0 +1,235 @@
+//! No request is lost: changes of every kind under a constant load, and the plain sequence as a control that must lose some.
+//!
+//! The web server ends at once when it is told to, as many do: only the order of reeve's steps saves what is under way.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::docker::docker;
+use crate::support::load::{DRAIN, Load};
+use crate::support::program::Daemon;
+use crate::support::shop::{WEB, WEB_2};
+use crate::support::{Shop, Site, check, eventually, http, nginx, within};
+
+/// A roll of four replicas, each with its drain, on a machine with other work.
+const ROLLED: Duration = Duration::from_secs(150);
+
+/// A shop that ends at once, and whose upstream covers the load's answers.
+fn shop(site: &Site, replicas: u32) -> Shop {
+    let environment = vec![("ON_STOP".to_owned(), "exit".to_owned())];
+    let upstreams = vec![("site".to_owned(), upstream("web", site.listen()))];
+    Shop { environment, upstreams, ..Shop::new(site, replicas) }
+}
+
+fn upstream(service: &str, listen: u16) -> String {
+    format!("{{ service: {service}, listen: {listen}, server_name: [localhost], drain: {DRAIN}, websocket: true }}")
+}
+
+/// As many host ports as replicas: nothing can stand beside an old one.
+fn fixed(site: &Site, shop: Shop) -> Shop {
+    let last = u16::try_from(shop.replicas - 1).expect("few");
+    Shop { ports: format!("{}-{}:80", site.ports.published(0), site.ports.published(last)), ..shop }
+}
+
+/// Everything is as the spec says, with so many replicas of this image.
+fn reached(site: &Site, daemon: &Daemon, image: &str, replicas: usize) -> Result<(), String> {
+    let containers = site.containers();
+    let current = containers.iter().filter(|one| one.service == "web" && one.image == image).count();
+    check(current == replicas && containers.len() == replicas, || format!("{containers:#?}"))?;
+    daemon.converged()
+}
+
+/// The load has been going on for a while: every kind of it is under way.
+fn begun(load: &Load) {
+    let before = load.answered();
+    eventually("the load is answered", || {
+        let answered = load.answered() - before;
+        check(answered > 200, || format!("{answered} answers"))
+    });
+}
+
+#[test]
+fn a_roll_start_first_loses_no_request() {
+    let site = Site::new("loadroll");
+    let shop = shop(&site, 4);
+    let mut daemon = site.run(&shop);
+    let load = Load::start(site.listen());
+    begun(&load);
+    site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop });
+    within(ROLLED, "all four are replaced", || reached(&site, &daemon, WEB_2, 4));
+    begun(&load);
+    load.end().none_failed("roll of 4, start-first");
+    daemon.lives();
+}
+
+#[test]
+fn a_roll_stop_first_on_a_fixed_range_loses_no_request() {
+    let site = Site::new("loadfixed");
+    let shop = fixed(&site, shop(&site, 4));
+    let mut daemon = site.run(&shop);
+    let load = Load::start(site.listen());
+    begun(&load);
+    site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop });
+    within(ROLLED, "all four are replaced", || reached(&site, &daemon, WEB_2, 4));
+    begun(&load);
+    load.end().none_failed("roll of 4, stop-first, fixed range");
+    daemon.lives();
+}
+
+#[test]
+fn scaling_down_and_up_loses_no_request() {
+    let site = Site::new("loadscale");
+    let four = fixed(&site, shop(&site, 4));
+    let mut daemon = site.run(&four);
+    let load = Load::start(site.listen());
+    begun(&load);
+    site.write_spec(&Shop { replicas: 1, ..four.clone() });
+    within(ROLLED, "one is left", || reached(&site, &daemon, WEB, 1));
+    begun(&load);
+    site.write_spec(&four);
+    within(ROLLED, "four are back", || reached(&site, &daemon, WEB, 4));
+    begun(&load);
+    load.end().none_failed("scale 4, 1, 4");
+    daemon.lives();
+}
+
+#[test]
+fn a_killed_replica_loses_only_what_it_was_answering() {
+    let site = Site::new("loadkill");
+    let shop = fixed(&site, shop(&site, 4));
+    let mut daemon = site.run(&shop);
+    let load = Load::start(site.listen());
+    begun(&load);
+    let victim = site.container("web", 2);
+    let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &victim.id]).parse().expect("a pid");
+    nginx::send(pid, Signal::KILL);
+    let killed = Instant::now();
+    within(ROLLED, "it runs again and serves", || {
+        let again = site.container("web", 2);
+        check(again.started_at != victim.started_at, || format!("{again:?}"))?;
+        reached(&site, &daemon, WEB, 4)
+    });
+    begun(&load);
+    load.end().none_failed_but("replica killed (its own requests aside)", |failure| failure.under_way(killed));
+    daemon.lives();
+}
+
+#[test]
+fn removing_one_of_two_services_loses_no_request() {
+    let site = Site::new("loadremove");
+    let mut shop = shop(&site, 2);
+    // The one that goes shares its name in Consul, and so the upstream under load, with the one that stays.
+    let ports = format!("{}-{}:80", site.ports.published(10), site.ports.published(11));
+    let check = "check: { http: /health, interval: 1s, timeout: 1s }";
+    shop.more_services = format!(
+        "  side:\n    image: {WEB}\n    deploy: {{ replicas: 2 }}\n    ports: [\"{ports}\"]\n    environment: {{ ON_STOP: exit }}\n    \
+         healthcheck: {{ test: [CMD, /bin/reeve-web, --check], interval: 1s, timeout: 2s, retries: 2 }}\n    \
+         register: {{ name: web, port: 80, tags: [side], {check} }}\n"
+    );
+    let kept = shop.upstreams.clone();
+    let own = site.ports.listen(1);
+    shop.upstreams.push(("side".to_owned(), upstream("web", own).replace("listen", "tag: side, listen")));
+    let mut daemon = site.run(&shop);
+    assert_eq!((site.nginx.servers("site").len(), site.nginx.servers("side").len()), (4, 2));
+    let load = Load::start(site.listen());
+    begun(&load);
+    // They are under way when their route is taken away.
+    let last = [(); 6].map(|()| std::thread::spawn(move || http::post(own, "/?delay=4s")));
+    site.write_spec(&Shop { more_services: String::new(), upstreams: kept, ..shop });
+    within(ROLLED, "the other service is left", || reached(&site, &daemon, WEB, 2));
+    for request in last {
+        let answer = request.join().expect("no panic inside").expect("a whole answer");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    assert!(http::get(own, "/").is_err(), "its route is gone");
+    begun(&load);
+    load.end().none_failed("one of two services removed");
+    daemon.lives();
+}
+
+#[test]
+fn a_storm_of_changes_loses_no_request() {
+    storm("loadstorm", 20, "storm of 20 changes");
+}
+
+#[test]
+#[ignore = "long: make test-long"]
+fn a_long_storm_of_changes_loses_no_request() {
+    storm("longstorm", 120, "storm of 120 changes");
+}
+
+/// A change every second: images, scale, the upstream's options, in every combination.
+fn storm(name: &str, changes: u32, scenario: &str) {
+    let site = Site::new(name);
+    let mut shop = shop(&site, 4);
+    let mut daemon = site.run(&shop);
+    let load = Load::start(site.listen());
+    begun(&load);
+    for number in 0..changes {
+        shop.image = [WEB, WEB_2, WEB_2][number as usize % 3].to_owned();
+        shop.replicas = [4, 2, 3, 1, 4][number as usize % 5];
+        let option = ["balance: least_conn", "balance: random", "max_body_size: 2m", "headers: { X-Env: storm }"];
+        let upstream = upstream("web", site.listen()).replace(" }", &format!(", {} }}", option[number as usize % 4]));
+        shop.upstreams = vec![("site".to_owned(), upstream)];
+        site.write_spec(&shop);
+        // The pace of the storm: nothing is waited for.
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let last = Shop { image: WEB_2.to_owned(), replicas: 4, ..shop };
+    site.write_spec(&last);
+    within(ROLLED, "it is calm again", || reached(&site, &daemon, WEB_2, 4));
+    begun(&load);
+    load.end().none_failed(scenario);
+    daemon.lives();
+}
+
+#[test]
+fn killed_in_the_middle_of_a_roll_it_goes_on_and_loses_no_request() {
+    let site = Site::new("loadcrash");
+    let shop = shop(&site, 4);
+    let daemon = site.run(&shop);
+    let load = Load::start(site.listen());
+    begun(&load);
+    site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop });
+    let replaced = || site.containers().iter().filter(|one| one.image == WEB_2).count();
+    let leaving = || site.containers().iter().filter(|one| one.image == WEB).count();
+    let mut daemon = Some(daemon);
+    let mut crash = |what: &str, holds: &dyn Fn() -> Result<(), String>| {
+        within(ROLLED, what, holds);
+        let (code, _) = daemon.take().expect("it runs").end(Signal::KILL);
+        assert_eq!(code, None, "it was killed");
+        daemon = Some(site.start(&[]));
+    };
+    crash("the first new one is made", &|| check(replaced() >= 1, || "none".to_owned()));
+    crash("an old one is gone", &|| check(leaving() <= 3, || "none is gone".to_owned()));
+    crash("three new ones are made", &|| check(replaced() >= 3, || format!("{} are", replaced())));
+    let mut daemon = daemon.expect("it runs");
+    within(ROLLED, "all four are replaced", || reached(&site, &daemon, WEB_2, 4));
+    begun(&load);
+    load.end().none_failed("reeve killed three times in a roll of 4");
+    daemon.lives();
+}
+
+/// The same load, the same servers, and what is done by hand or by Compose: stop, start, reload.
+#[test]
+fn the_plain_sequence_loses_requests() {
+    let site = Site::new("loadplain");
+    site.apply(&fixed(&site, shop(&site, 4)));
+    let load = Load::start(site.listen());
+    begun(&load);
+    for (number, container) in site.containers().iter().take(2).enumerate() {
+        if number > 0 {
+            // nginx skips a server that failed for 10 s: within them nothing more could fail there.
+            std::thread::sleep(Duration::from_secs(11));
+        }
+        docker(&["stop", &container.id]);
+        docker(&["start", &container.id]);
+        site.nginx.command(&["-s", "reload"]).expect("nginx reloads");
+    }
+    begun(&load);
+    let report = load.end();
+    eprintln!("{}", report.row("control: stop, start, reload of 2 of 4 by hand"));
+    let lost = report.failures.iter().filter(|failure| failure.lane.starts_with("POST")).count();
+    assert!(lost > 0, "the load cannot see a lost request:\n{report}");
+}
