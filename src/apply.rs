@@ -19,7 +19,7 @@ const PARALLEL_OBJECTS: usize = 16;
 /// Applies the steps. `report` hears of each as it ends, for progress and logs. After `stop` no step is begun any more.
 pub async fn apply<W: Execute>(
     world: &W,
-    steps: &[Step],
+    steps: &[&Step],
     stop: &CancellationToken,
     report: &(dyn Fn(&Applied) + Send + Sync),
 ) -> Vec<Applied> {

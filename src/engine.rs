@@ -14,7 +14,7 @@ use crate::live::{Live, generations_folder};
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
 use crate::plan::gates::Gates;
-use crate::plan::{self, Context, NginxContext, Plan, Removals, Teardown};
+use crate::plan::{self, Context, NginxContext, Plan, Removals, Step, Teardown};
 use crate::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
 use crate::settings::{NginxMode, Settings};
 use crate::spec::{Owner, Spec};
@@ -119,14 +119,14 @@ impl Engine {
         let (observed, mut plan, now) = self.look(spec, orders).await;
         let held = backoff.filter(&mut plan, now);
         select(&mut plan);
-        let applied = if orders.dry { Vec::new() } else { apply(&self.world, &plan.steps, stop, report).await };
+        let work: Vec<&Step> = plan.steps.iter().chain(&plan.records).collect();
+        let applied = if orders.dry { Vec::new() } else { apply(&self.world, &work, stop, report).await };
         let failed_at = Timestamp::now();
         for entry in &applied {
             match &entry.result {
                 Ok(()) => backoff.succeeded(&entry.object),
                 Err(error) => {
-                    let step =
-                        plan.steps.iter().find(|step| step.object == entry.object && step.action.kind() == entry.kind);
+                    let step = work.iter().find(|step| step.object == entry.object && step.action.kind() == entry.kind);
                     if let Some(step) = step {
                         backoff.failed(step, error, failed_at);
                     }

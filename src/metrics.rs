@@ -552,7 +552,7 @@ mod tests {
             step(Action::Nginx(NginxAction::Reload { expect })),
             step(Action::Directory(DirectoryAction::RemovePin { pin })),
         ];
-        let (pass, status) = pass(world::spec(), observed, Plan { steps, waiting: Vec::new() }, Vec::new());
+        let (pass, status) = pass(world::spec(), observed, Plan { steps, ..Plan::default() }, Vec::new());
         metrics.observe_pass(&pass, &status);
         let text = metrics.encode().expect("encodable");
         has(&text, "reeve_nginx_generation_matches 0");

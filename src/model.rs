@@ -233,7 +233,7 @@ impl Docker {
     }
 
     fn created(&self, new: &NewContainer, now: Timestamp) -> Container {
-        let image = self.images.get(&new.config.image);
+        let image = self.images.get(&new.image);
         let network_mode = match &new.network_mode {
             None => new.config.networks.keys().next().cloned().unwrap_or_else(|| "default".to_owned()),
             Some(crate::spec::container::NetworkMode::Host) => "host".to_owned(),

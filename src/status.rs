@@ -168,6 +168,9 @@ pub struct WaitingStatus {
     /// When time alone will end it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// More of it, line by line: the end of a container's log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
 }
 
 impl Status {
@@ -438,6 +441,7 @@ impl Placed {
                 reason: waiting.reason.clone(),
                 kind: waiting.kind.to_owned(),
                 until: waiting.until,
+                details: waiting.details.clone(),
             };
             placed.put(spec, observed, &waiting.object, status);
         }
@@ -447,6 +451,7 @@ impl Placed {
                 reason: format!("failed and is tried again: {error}"),
                 kind: "backoff".to_owned(),
                 until: Some(*next_try),
+                details: Vec::new(),
             };
             placed.put(spec, observed, object, status);
         }

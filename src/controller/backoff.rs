@@ -34,17 +34,20 @@ impl Backoff {
     /// Takes out the steps of objects that are not to be tried yet: with the error, and the time of the next try.
     pub fn filter(&mut self, plan: &mut Plan, now: Timestamp) -> Vec<(ObjectKey, String, Timestamp)> {
         let mut planned: BTreeMap<&ObjectKey, Vec<&Step>> = BTreeMap::new();
-        for step in &plan.steps {
+        for step in plan.steps.iter().chain(&plan.records) {
             planned.entry(&step.object).or_default().push(step);
         }
         // Nothing planned for it any more, or something else: what failed is over.
         self.entries.retain(|object, entry| {
             planned.get(object).is_some_and(|steps| steps.iter().any(|step| same(&step.action, &entry.action)))
         });
+        let waits = |object: &ObjectKey| self.entries.get(object).is_some_and(|entry| entry.next > now);
+        // A note that reeve could not make for itself holds nothing up.
+        plan.records.retain(|record| !waits(&record.object));
         let held: Vec<(ObjectKey, String, Timestamp)> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.next > now)
+            .filter(|(object, _)| waits(object) && plan.steps.iter().any(|step| step.object == **object))
             .map(|(object, entry)| (object.clone(), entry.error.clone(), entry.next))
             .collect();
         plan.steps.retain(|step| !held.iter().any(|(object, _, _)| *object == step.object));
@@ -111,7 +114,7 @@ mod tests {
     }
 
     fn plan(names: &[&str]) -> Plan {
-        Plan { steps: names.iter().map(|name| step(name)).collect(), waiting: Vec::new() }
+        Plan { steps: names.iter().map(|name| step(name)).collect(), waiting: Vec::new(), records: Vec::new() }
     }
 
     #[test]

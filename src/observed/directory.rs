@@ -103,6 +103,11 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// `localhost/web:1 (0a1b2c3d)`.
+    pub fn title(&self) -> String {
+        format!("{} ({})", self.service.config.image, self.service.hash)
+    }
+
     /// The same version: configuration and image. An id that is not known differs from none.
     pub fn is(&self, hash: &ConfigHash, image_id: &str) -> bool {
         same_image(&self.image_id, image_id) && self.service.hash == *hash

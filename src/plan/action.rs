@@ -139,6 +139,9 @@ pub struct NewContainer {
     pub slot: u32,
     pub hash: ConfigHash,
     pub config: Arc<ContainerConfig>,
+    /// How the engine is asked for the image: `config.image`, or an id when a rollback wants what the reference no longer
+    /// points at.
+    pub image: String,
     /// One for each of `config.ports`, in its order.
     pub host_ports: Vec<ChosenPort>,
     /// Id of the image at the time of planning; empty when it is pulled first.

@@ -12,7 +12,7 @@ use super::action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAc
 use super::preview::{Preview, Replacement};
 use super::{Change, ObjectKey, Plan, Step, Waiting};
 use crate::model::{is_placeholder, is_placeholder_port};
-use crate::observed::Observed;
+use crate::observed::{Observed, Pin};
 
 /// Lines of what comes later; a roll-out of a thousand replicas is read as JSON, if at all.
 const MOST_LINES: usize = 40;
@@ -387,6 +387,7 @@ pub fn verb(action: &Action) -> &'static str {
             NginxAction::RemoveGeneration { .. } => "remove an old generation",
         },
         Action::Directory(action) => match action {
+            DirectoryAction::AddPin { pin: Pin::Failed { .. } } => "roll back",
             DirectoryAction::AddPin { .. } => "add a pin",
             DirectoryAction::RemovePin { .. } => "remove a pin",
             DirectoryAction::Keep { .. } => "keep what serves",
@@ -458,12 +459,16 @@ fn one_wave(wave: &Plan) -> Value {
 }
 
 fn waiting_json(waiting: &Waiting) -> Value {
-    json!({
+    let mut json = json!({
         "object": waiting.object.to_string(),
         "kind": waiting.kind,
         "reason": waiting.reason,
         "until": waiting.until,
-    })
+    });
+    if !waiting.details.is_empty() {
+        json["details"] = json!(waiting.details);
+    }
+    json
 }
 
 /// One step as JSON.

@@ -61,6 +61,8 @@ pub struct Facts<'a> {
     loaded_drains: OnceCell<BTreeMap<&'a str, Duration>>,
     remembered_drains: OnceCell<BTreeMap<&'a str, Duration>>,
     dead_ports: OnceCell<BTreeSet<u16>>,
+    /// Containers that some generation on disk routes to.
+    ever_routed: OnceCell<BTreeSet<&'a str>>,
     holders: OnceCell<Holders<'a>>,
     agent_network: OnceCell<Option<&'a str>>,
 }
@@ -111,6 +113,7 @@ impl<'a> Facts<'a> {
             loaded_drains: OnceCell::new(),
             remembered_drains: OnceCell::new(),
             dead_ports: OnceCell::new(),
+            ever_routed: OnceCell::new(),
             holders: OnceCell::new(),
             agent_network: OnceCell::new(),
         };
@@ -209,6 +212,17 @@ impl<'a> Facts<'a> {
                 .map(|endpoint| endpoint.port)
                 .collect()
         })
+    }
+
+    /// It was ready once: some generation on disk routes to it.
+    pub fn ever_routed(&self, container: &str) -> bool {
+        let routed = self.ever_routed.get_or_init(|| {
+            let generations = self.nginx.into_iter().flat_map(|nginx| nginx.generations.values());
+            let upstreams = generations.flat_map(|generation| generation.manifest.upstreams.values());
+            let endpoints = upstreams.flat_map(|routed| &routed.endpoints);
+            endpoints.filter_map(|endpoint| endpoint.container.as_deref()).collect()
+        });
+        routed.contains(container)
     }
 
     /// The longest drain of the loaded upstreams that ask Consul for this service.

@@ -88,6 +88,22 @@ gates! {
     /// A renamed service's old replicas go before the new ones serve.
     Succession = "succession",
 
+    // ---------------------------------------------------------------------------------------- roll-outs
+    /// One replica after the other is replaced by one that fails.
+    Paused = "paused",
+    /// A new replica is given up although it may still become ready.
+    Deadline = "deadline",
+    /// The next replica is begun, or the old one taken away, while the newest may still die of its youth.
+    Monitor = "monitor",
+    /// Replicas follow each other faster than `delay` says.
+    Delay = "delay",
+    /// What failed and what served before are rolled out in turn for ever.
+    OneWayBack = "one_way_back",
+    /// What failed is rolled out again when what served before is not kept any more.
+    RolledBack = "rolled_back",
+    /// A service that somebody held or rolled back is replaced because reeve's folder cannot be read.
+    PinsKnown = "pins_known",
+
     // ---------------------------------------------------------------------------------------- registrations
     /// Registrations are removed because Docker cannot be read.
     DockerKnown = "docker_known",

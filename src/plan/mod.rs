@@ -13,13 +13,16 @@ pub mod gates;
 mod generations;
 pub mod interest;
 pub mod order;
+pub mod pins;
 mod planner;
 mod ports;
 pub mod preview;
+mod records;
 mod registrations;
 mod replicas;
 mod resources;
 mod retire;
+mod rollout;
 mod routes;
 pub mod verdict;
 
@@ -35,13 +38,16 @@ pub use resources::canonical;
 
 /// One wave: the steps whose conditions hold now, and what waits.
 pub fn plan(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<'_>) -> Plan {
-    let mut planner = planner::Planner::new(spec, observed, now, context);
+    let effective = pins::effective(spec, observed);
+    let mut planner = planner::Planner::new(spec, &effective, observed, now, context);
     planner.hold_mass_removal();
+    planner.pins();
     planner.call_rosters();
     planner.resources();
     planner.replicas();
     planner.registrations();
     planner.nginx();
+    planner.records();
     planner.finish()
 }
 
@@ -55,7 +61,8 @@ pub fn wanted_generation(
     now: Timestamp,
     context: &Context<'_>,
 ) -> Result<action::NewGeneration, crate::render::RenderError> {
-    let mut planner = planner::Planner::new(spec, observed, now, context);
+    let effective = pins::effective(spec, observed);
+    let mut planner = planner::Planner::new(spec, &effective, observed, now, context);
     planner.hold_mass_removal();
     planner.call_rosters();
     planner.replicas();
@@ -136,6 +143,8 @@ pub struct Waiting {
     pub kind: &'static str,
     /// When time alone will end it.
     pub until: Option<Timestamp>,
+    /// More of it, line by line: the end of a container's log.
+    pub details: Vec<String>,
 }
 
 impl Waiting {
@@ -147,13 +156,15 @@ impl Waiting {
 
 /// The same for the kind alone, as `status` reports it.
 pub fn kind_blocks(kind: &str) -> bool {
-    !matches!(kind, "empty" | "maintenance" | "volume_differs")
+    !matches!(kind, "empty" | "maintenance" | "volume_differs" | "held" | "rolled_back")
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     pub steps: Vec<Step>,
     pub waiting: Vec<Waiting>,
+    /// What reeve notes for itself in its folder: applied like steps, and no change that anybody would want to see.
+    pub records: Vec<Step>,
 }
 
 impl Plan {

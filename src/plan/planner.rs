@@ -11,6 +11,7 @@ use super::action::DirectoryAction;
 use super::context::{Context, Removals};
 use super::facts::Facts;
 use super::gates::Gate;
+use super::pins::Pins;
 use super::replicas::Roster;
 use super::verdict::Judged;
 use super::{Action, Change, ObjectKey, Plan, Step, Waiting};
@@ -19,7 +20,11 @@ use crate::spec::upstream::CatalogQuery;
 use crate::spec::{Spec, Upstream};
 
 pub(super) struct Planner<'a> {
+    /// What the user wrote. Only the life of pins and of what is kept depends on it.
+    pub wanted: &'a Spec,
+    /// The effective spec: with what the pins put in its place.
     pub spec: &'a Spec,
+    pub pins: Rc<Pins<'a>>,
     pub observed: &'a Observed,
     pub facts: Facts<'a>,
     pub now: Timestamp,
@@ -45,7 +50,14 @@ pub(super) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    pub fn new(spec: &'a Spec, observed: &'a Observed, now: Timestamp, context: &'a Context<'a>) -> Self {
+    /// `spec`: [`super::pins::effective`] of the wanted one.
+    pub fn new(
+        wanted: &'a Spec,
+        spec: &'a Spec,
+        observed: &'a Observed,
+        now: Timestamp,
+        context: &'a Context<'a>,
+    ) -> Self {
         let mut upstreams_by_service: BTreeMap<&str, Vec<&Upstream>> = BTreeMap::new();
         for upstream in spec.upstreams.values() {
             if let Some(query) = &upstream.query {
@@ -53,7 +65,9 @@ impl<'a> Planner<'a> {
             }
         }
         Self {
+            wanted,
             spec,
+            pins: Rc::new(Pins::of(wanted, observed)),
             observed,
             facts: Facts::new(observed, now),
             now,
@@ -92,11 +106,26 @@ impl<'a> Planner<'a> {
     }
 
     pub fn wait(&mut self, object: ObjectKey, kind: &'static str, reason: impl Into<String>) {
-        self.plan.waiting.push(Waiting { object, reason: reason.into(), kind, until: None });
+        self.wait_with(object, kind, reason, Vec::new());
+    }
+
+    pub fn wait_with(
+        &mut self,
+        object: ObjectKey,
+        kind: &'static str,
+        reason: impl Into<String>,
+        details: Vec<String>,
+    ) {
+        self.plan.waiting.push(Waiting { object, reason: reason.into(), kind, until: None, details });
     }
 
     pub fn wait_until(&mut self, object: ObjectKey, kind: &'static str, reason: impl Into<String>, until: Timestamp) {
-        self.plan.waiting.push(Waiting { object, reason: reason.into(), kind, until: Some(until) });
+        let waiting = Waiting { object, reason: reason.into(), kind, until: Some(until), details: Vec::new() };
+        self.plan.waiting.push(waiting);
+    }
+
+    pub fn add_record(&mut self, record: Step) {
+        self.plan.records.push(record);
     }
 
     pub fn finish(self) -> Plan {

@@ -83,9 +83,10 @@ impl Preview {
                     waves.push(wave);
                 }
                 match next {
+                    // What has been started before becomes healthy, too, and then there may be more to do: before its
+                    // time is over.
+                    _ if world.assume_healthy() => {}
                     Some(until) => now = until,
-                    // What has been started before becomes healthy, too, and then there may be more to do.
-                    None if world.assume_healthy() => {}
                     None => break,
                 }
                 continue;

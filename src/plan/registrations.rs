@@ -46,6 +46,11 @@ impl<'a> Planner<'a> {
         let rosters = self.rosters.clone();
         for service in spec.services.values() {
             let Some(roster) = rosters.get(service.name.as_str()) else { continue };
+            if self.held(&service.name) {
+                let containers = self.facts.containers(&service.name).to_vec();
+                self.keep_health(&containers);
+                continue;
+            }
             for container in roster.current.values().copied() {
                 if self.retiring.contains(container.id.as_str()) && self.holds(Gate::NotRetiring) {
                     continue;
@@ -79,6 +84,15 @@ impl<'a> Planner<'a> {
 
     pub(super) fn registration_id(&self, container: &Container, register: &Register) -> String {
         format!("{}:{}:{}/{}", self.context.owner.node, container.name, register.port, register.protocol)
+    }
+
+    /// Of a held service only what its containers say of their health is passed on: that corrects nothing.
+    fn keep_health(&mut self, containers: &[&'a Container]) {
+        for container in containers {
+            for registration in self.facts.registrations(&container.id).to_vec() {
+                self.health(container, registration, ObjectKey::Registration(registration.id.clone()));
+            }
+        }
     }
 
     /// A replica that is to leave, and serves until others can: what it is registered as stays as it is, since the spec
@@ -233,7 +247,8 @@ impl<'a> Planner<'a> {
     fn unwanted_registrations(&mut self, wanted: &BTreeSet<String>) {
         let Some(consul) = self.facts.consul else { return };
         let docker = self.facts.docker;
-        for registration in consul.registrations.values().filter(|r| !wanted.contains(&r.id)) {
+        let unwanted = consul.registrations.values().filter(|r| !wanted.contains(&r.id) && !self.held(&r.service));
+        for registration in unwanted.collect::<Vec<_>>() {
             let object = ObjectKey::Registration(registration.id.clone());
             let deregister = ConsulAction::Deregister { id: registration.id.clone() };
             let container = docker.and_then(|docker| docker.containers.get(&registration.container));

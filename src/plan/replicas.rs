@@ -16,6 +16,7 @@ use super::gates::Gate;
 use super::order::{self, Order};
 use super::planner::{Planner, after};
 use super::ports::Taken;
+use super::rollout::Rollout;
 use super::{Change, ObjectKey};
 use crate::observed::{ChosenPort, Container, ContainerState, WantedAttachment};
 use crate::spec::container::{NetworkAttachment, NetworkMode};
@@ -48,6 +49,8 @@ pub(super) struct Leaving<'a> {
     pub changes: Vec<Change>,
     /// It is up to date, but a second one in its slot, or its slot is beyond `replicas`: nothing takes its place.
     pub surplus: bool,
+    /// It is of another version: configuration or image.
+    pub outdated: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -78,12 +81,14 @@ impl<'a> Planner<'a> {
             };
             if let Some((cause, changes)) = outdated {
                 let surplus = container.slot > service.replicas;
-                roster.leaving.push(Leaving { container, cause, changes, surplus });
+                let outdated = container.hash != service.hash || self.other_image(service, container).is_some();
+                roster.leaving.push(Leaving { container, cause, changes, surplus, outdated });
                 continue;
             }
             if container.slot == 0 || container.slot > service.replicas {
                 let cause = format!("scaled to {}", service.replicas);
-                roster.leaving.push(Leaving { container, cause, changes: Vec::new(), surplus: true });
+                let changes = Vec::new();
+                roster.leaving.push(Leaving { container, cause, changes, surplus: true, outdated: false });
                 continue;
             }
             // Of two in one slot the fitter one stays; the id decides between equals, so that the engine's order cannot.
@@ -92,7 +97,8 @@ impl<'a> Planner<'a> {
             let (kept, second) = if keep_other { (other, container) } else { (container, other) };
             roster.current.insert(container.slot, kept);
             let cause = format!("a second replica in slot {}, beside {}", kept.slot, kept.name);
-            roster.leaving.push(Leaving { container: second, cause, changes: Vec::new(), surplus: true });
+            let changes = Vec::new();
+            roster.leaving.push(Leaving { container: second, cause, changes, surplus: true, outdated: false });
         }
         roster
     }
@@ -113,14 +119,17 @@ impl<'a> Planner<'a> {
             let changes = changes::between(&container.config, &service.config.canonical());
             return Some((format!("{} changed", changes::fields(&changes)), changes));
         }
-        let image = self.facts.docker?.images.get(&service.config.image);
-        if let Some(image) = image.filter(|image| !container.image_id.is_empty() && image.id != container.image_id) {
+        if let Some(id) = self.other_image(service, container) {
             let change = Change {
                 field: "image id".to_owned(),
                 old: Some(short_id(&container.image_id)),
-                new: Some(short_id(&image.id)),
+                new: Some(short_id(id)),
             };
-            return Some((format!("{} was tagged anew", service.config.image), vec![change]));
+            let cause = match &service.image_id {
+                Some(_) => format!("rolled back to the {} that served", service.config.image),
+                None => format!("{} was tagged anew", service.config.image),
+            };
+            return Some((cause, vec![change]));
         }
         if let Some(NetworkMode::Service(target)) = &service.config.network_mode {
             let joined = container.network_mode.strip_prefix("container:").unwrap_or_default();
@@ -135,6 +144,13 @@ impl<'a> Planner<'a> {
         None
     }
 
+    /// The image that is wanted, when it is another one than the container's.
+    fn other_image<'s>(&'s self, service: &'s Service, container: &Container) -> Option<&'s str> {
+        let present = || self.facts.docker?.images.get(&service.config.image).map(|image| image.id.as_str());
+        let wanted = service.image_id.as_deref().or_else(present)?;
+        (!container.image_id.is_empty() && container.image_id != wanted).then_some(wanted)
+    }
+
     pub(super) fn replicas(&mut self) {
         let Some(docker) = self.facts.docker else {
             let reason = format!("Docker cannot be read: {}", self.observed.docker.reason().unwrap_or_default());
@@ -147,70 +163,81 @@ impl<'a> Planner<'a> {
         let mut taken = Taken::of(docker, self.holds(Gate::Strangers));
         let rosters = self.rosters.clone();
         let spec = self.spec;
-        // Every roster is looked at before anything is created: what leaves in this wave must not count as serving.
-        for service in spec.services.values() {
+        let mut work: Vec<(&'a Service, &Roster<'a>, Rollout)> = Vec::new();
+        for service in spec.services.values().filter(|service| !self.held(&service.name)).collect::<Vec<_>>() {
             if let Some(roster) = rosters.get(service.name.as_str()) {
-                self.retire_of(service, roster, &taken);
+                work.push((service, roster, self.roll_out(service, roster)));
             }
         }
-        for service in spec.services.values() {
-            if let Some(roster) = rosters.get(service.name.as_str()) {
-                self.keep_running(service, roster);
-                self.create_missing(service, roster, &mut taken);
-            }
+        // Every roster is looked at before anything is created: what leaves in this wave must not count as serving.
+        for (service, roster, rollout) in &work {
+            self.retire_of(service, roster, rollout, &taken);
+        }
+        for (service, roster, rollout) in &work {
+            self.keep_running(service, roster, rollout);
+            self.create_missing(service, roster, rollout, &mut taken);
         }
         self.retire_leaving_services();
     }
 
     // ------------------------------------------------------------------------------------------ keeping
 
-    fn keep_running(&mut self, service: &'a Service, roster: &Roster<'a>) {
+    fn keep_running(&mut self, service: &'a Service, roster: &Roster<'a>, rollout: &Rollout) {
         for container in roster.current.values() {
-            let object = ObjectKey::Replica(container.name.clone());
             if !matches!(container.state, ContainerState::Removing) {
                 self.connect_networks(service, container);
             }
-            match &container.state {
-                ContainerState::Created => match self.dependency_missing(service) {
-                    Some(reason) => self.wait(object, "dependency", reason),
-                    None => self.start(object, container, "it was made but not started"),
-                },
-                ContainerState::Paused { .. } => {
-                    let action =
-                        DockerAction::UnpauseContainer { id: container.id.clone(), name: container.name.clone() };
-                    self.step(object, Action::Docker(action), "it is paused");
-                }
-                ContainerState::Exited { code, started_at, finished_at } => {
-                    if service.job && *code == 0 {
-                        continue;
-                    }
-                    if self.still_routed(&container.chosen_ports) {
-                        self.wait(object, "routed", STILL_ROUTED);
-                        continue;
-                    }
-                    let pause = restart_at(*started_at, *finished_at).filter(|_| self.holds(Gate::RestartPause));
-                    match pause.filter(|at| *at > self.now) {
-                        Some(at) => {
-                            let reason =
-                                format!("exited with code {code} soon after its start; started again in a moment");
-                            self.wait_until(object, "restart_pause", reason, at);
-                        }
-                        None => self.start(object, container, &format!("it exited with code {code}")),
-                    }
-                }
-                ContainerState::Restarting => {
-                    self.wait(object, "restarting", "Docker restarts it, by its restart policy");
-                }
-                ContainerState::Removing => self.wait(object, "removing", "Docker is removing it"),
-                ContainerState::Running { .. } => match self.facts.fitness(container, Some(service)) {
-                    Fitness::Healthy => {}
-                    Fitness::Starting(reason) | Fitness::Unhealthy(reason) | Fitness::NotRunning(reason) => {
-                        self.wait(object, "unhealthy", reason);
-                    }
-                },
-                // A dead one is among the leaving.
-                ContainerState::Dead => {}
+            self.keep(service, container, rollout.pending.get(&container.slot).copied());
+        }
+    }
+
+    /// Sees to it that a container runs. `deadline`: until when it may take to be ready, if that is counted.
+    fn keep(&mut self, service: &'a Service, container: &'a Container, deadline: Option<Timestamp>) {
+        let object = ObjectKey::Replica(container.name.clone());
+        match &container.state {
+            ContainerState::Created => match self.dependency_missing(service) {
+                Some(reason) => self.wait(object, "dependency", reason),
+                None => self.start(object, container, "it was made but not started"),
+            },
+            ContainerState::Paused { .. } => {
+                let action = DockerAction::UnpauseContainer { id: container.id.clone(), name: container.name.clone() };
+                self.step(object, Action::Docker(action), "it is paused");
             }
+            ContainerState::Exited { code, started_at, finished_at } => {
+                if service.job && *code == 0 {
+                    return;
+                }
+                if self.still_routed(&container.chosen_ports) {
+                    return self.wait(object, "routed", STILL_ROUTED);
+                }
+                let pause = restart_at(*started_at, *finished_at).filter(|_| self.holds(Gate::RestartPause));
+                match pause.filter(|at| *at > self.now) {
+                    Some(at) => {
+                        let reason = format!("exited with code {code} soon after its start; started again in a moment");
+                        self.wait_until(object, "restart_pause", reason, at);
+                    }
+                    None => self.start(object, container, &format!("it exited with code {code}")),
+                }
+            }
+            ContainerState::Restarting => {
+                self.wait_deadline(object, "restarting", "Docker restarts it, by its restart policy", deadline);
+            }
+            ContainerState::Removing => self.wait(object, "removing", "Docker is removing it"),
+            ContainerState::Running { .. } => match self.facts.fitness(container, Some(service)) {
+                Fitness::Healthy => {}
+                Fitness::Starting(reason) | Fitness::Unhealthy(reason) | Fitness::NotRunning(reason) => {
+                    self.wait_deadline(object, "unhealthy", &reason, deadline);
+                }
+            },
+            // A dead one is among the leaving.
+            ContainerState::Dead => {}
+        }
+    }
+
+    fn wait_deadline(&mut self, object: ObjectKey, kind: &'static str, reason: &str, deadline: Option<Timestamp>) {
+        match deadline {
+            Some(until) => self.wait_until(object, kind, reason, until),
+            None => self.wait(object, kind, reason),
         }
     }
 
@@ -254,9 +281,9 @@ impl<'a> Planner<'a> {
 
     // ------------------------------------------------------------------------------------------ making
 
-    fn create_missing(&mut self, service: &'a Service, roster: &Roster<'a>, taken: &mut Taken) {
+    fn create_missing(&mut self, service: &'a Service, roster: &Roster<'a>, rollout: &Rollout, taken: &mut Taken) {
         let missing: Vec<u32> = (1..=service.replicas).filter(|slot| !roster.current.contains_key(slot)).collect();
-        if missing.is_empty() {
+        if missing.is_empty() || rollout.turns_back {
             return;
         }
         let object = ObjectKey::Service(service.name.clone());
@@ -273,8 +300,14 @@ impl<'a> Planner<'a> {
             UpdateOrder::StopFirst => 0,
         };
         let existing = count(self.facts.containers(&service.name).len());
-        let mut room = service.replicas.saturating_add(surge).saturating_sub(existing);
-        let unready = count(roster.current.values().filter(|c| !self.ready(service, roster, c)).count());
+        // A failed one that does not hold the others stands beside its predecessor, on top of the surge.
+        let passed_over = match surge {
+            0 => 0,
+            _ => count(rollout.passed_over.iter().filter(|slot| occupied.contains(slot)).count()),
+        };
+        let most = service.replicas.saturating_add(surge).saturating_add(passed_over);
+        let mut room = most.saturating_sub(existing);
+        let unready = self.unready(service, roster, rollout);
         let mut replacements = parallelism.saturating_sub(unready);
         let mut held = Vec::new();
         // Slots without an old replica first: nothing stands in their way.
@@ -285,7 +318,9 @@ impl<'a> Planner<'a> {
             let full = room == 0 && self.holds(Gate::Surge);
             let beside = stop_first && self.holds(Gate::StopFirst);
             let enough = replacements == 0 && self.holds(Gate::Parallelism);
-            if full || (replaces && (beside || enough)) {
+            // An empty slot serves nobody: it is filled even when nothing more is begun.
+            let waits = rollout.paused.is_some() || rollout.next_at().is_some();
+            if full || (replaces && (beside || enough || waits)) {
                 held.push(slot.to_string());
                 continue;
             }
@@ -303,12 +338,27 @@ impl<'a> Planner<'a> {
         }
         if !held.is_empty() {
             let slots = if held.len() == 1 { "slot" } else { "slots" };
+            let start_first = roster.order.order == UpdateOrder::StartFirst;
+            if let (true, Some(why)) = (start_first, &rollout.paused) {
+                return self.wait(object, "roll", format!("{slots} {}: {why}", held.join(", ")));
+            }
+            if let (true, Some((until, why))) = (start_first && replacements > 0, rollout.next_at()) {
+                return self.wait_until(object, "roll", format!("{slots} {}: {why}", held.join(", ")), until);
+            }
             let reason = match roster.order.order {
                 UpdateOrder::StartFirst => format!("{parallelism} at a time, each when the one before serves"),
                 UpdateOrder::StopFirst => format!("the old replica must be gone first ({})", roster.order.reason),
             };
             self.wait(object, "roll", format!("{slots} {}: {reason}", held.join(", ")));
         }
+    }
+
+    /// New replicas that others wait for.
+    fn unready(&self, service: &'a Service, roster: &Roster<'a>, rollout: &Rollout) -> u32 {
+        let unready = roster.current.values().filter(|container| {
+            !rollout.passed_over.contains(&container.slot) && !self.ready(service, roster, container)
+        });
+        count(unready.count())
     }
 
     /// What a new container of the service needs, in whichever slot, and does not have.
@@ -348,8 +398,9 @@ impl<'a> Planner<'a> {
             }
         };
         taken.reserve(&name, &host_ports);
-        let image = self.facts.docker.and_then(|docker| docker.images.get(&service.config.image));
-        let always = service.pull_policy == PullPolicy::Always;
+        let image = self.facts.docker.and_then(|docker| docker.images.get(service.image()));
+        // What served is not pulled anew: the reference means something else by now.
+        let always = service.pull_policy == PullPolicy::Always && service.image_id.is_none();
         let object = ObjectKey::Replica(name.clone());
         if always {
             let pull = DockerAction::PullImage {
@@ -364,6 +415,7 @@ impl<'a> Planner<'a> {
             slot,
             hash: service.hash.clone(),
             config: service.config.clone(),
+            image: service.image().to_owned(),
             host_ports,
             image_id: image.filter(|_| !always).map(|image| image.id.clone()).unwrap_or_default(),
             network_mode,
@@ -395,7 +447,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The dependency that is not met yet, in words.
-    fn dependency_missing(&self, service: &Service) -> Option<String> {
+    pub(super) fn dependency_missing(&self, service: &Service) -> Option<String> {
         if !self.holds(Gate::Dependency) {
             return None;
         }
@@ -438,7 +490,7 @@ impl<'a> Planner<'a> {
     // ------------------------------------------------------------------------------------------ leaving
 
     /// Starts (and goes on with) the retirement of what is outdated or surplus, as far as capacity allows.
-    fn retire_of(&mut self, service: &'a Service, roster: &Roster<'a>, taken: &Taken) {
+    fn retire_of(&mut self, service: &'a Service, roster: &Roster<'a>, rollout: &Rollout, taken: &Taken) {
         if roster.leaving.is_empty() {
             return;
         }
@@ -452,22 +504,41 @@ impl<'a> Planner<'a> {
         let mut capacity = Capacity::new(everyone, floor);
         // Under stop-first, replicas that are being replaced right now: on their way out, gone, or new and not ready.
         let replaced = || roster.leaving.iter().filter(|leaving| !leaving.surplus);
-        let under_way = count(roster.current.values().filter(|c| !self.ready(service, roster, c)).count())
+        let under_way = self.unready(service, roster, rollout)
             + count(replaced().filter(|leaving| self.on_its_way(leaving.container)).count())
             + service.replicas.saturating_sub(count(roster.current.len() + replaced().count()));
         let mut room = if free || !stop_first { u32::MAX } else { parallelism.saturating_sub(under_way) };
         let means = self.means_missing(service, roster);
-        // What serves nobody goes first, then what nothing has to take the place of.
+        // What serves nobody goes first, then what nothing has to take the place of, last what a failed one should replace.
         let mut leaving: Vec<(Vec<Place>, &Leaving)> =
             roster.leaving.iter().map(|leaving| (self.places_lost(leaving.container), leaving)).collect();
         leaving.sort_by_key(|(places, leaving)| {
-            (!places.is_empty(), !leaving.surplus, leaving.container.slot, leaving.container.id.as_str())
+            let (slot, id) = (leaving.container.slot, leaving.container.id.as_str());
+            (!places.is_empty(), !leaving.surplus, rollout.passed_over.contains(&slot), slot, id)
         });
         for (places, leaving) in leaving {
             let container = leaving.container;
+            let replaced = !leaving.surplus;
+            let object = ObjectKey::Replica(container.name.clone());
+            if let Some(why) = rollout.paused.as_ref().filter(|_| replaced && leaving.outdated)
+                && !self.draining(container)
+            {
+                // It goes on as it did, and is kept running like one that is wanted.
+                match container.state {
+                    ContainerState::Running { .. } => {
+                        self.wait(object, "roll", format!("{}; it stays as it is: {why}", leaving.cause));
+                    }
+                    _ => self.keep(service, container, None),
+                }
+                continue;
+            }
             if !self.on_its_way(container) {
-                let object = ObjectKey::Replica(container.name.clone());
-                let replaced = !leaving.surplus;
+                let successor = if stop_first { rollout.next_at() } else { rollout.watched_until() };
+                let gate = successor.filter(|_| replaced && leaving.outdated && (stop_first || !places.is_empty()));
+                if let Some((until, why)) = gate {
+                    self.wait_until(object, "roll", format!("{}; {why}", leaving.cause), until);
+                    continue;
+                }
                 let stranger = || taken.stranger_in_the_way(&self.spec.project, service, container.slot);
                 let missing = means
                     .clone()

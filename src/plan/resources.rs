@@ -126,7 +126,7 @@ impl<'a> Planner<'a> {
     /// Pulls what some service lacks, and has a replica to make for. `always` is pulled with each creation, too.
     fn images(&mut self) {
         let (spec, Some(docker)) = (self.spec, self.facts.docker) else { return };
-        let incomplete = spec.services.values().filter(|service| {
+        let incomplete = spec.services.values().filter(|service| !self.held(&service.name)).filter(|service| {
             let current = self.rosters.get(service.name.as_str()).map_or(0, |roster| roster.current.len());
             u32::try_from(current).is_ok_and(|current| current < service.replicas)
         });
@@ -179,8 +179,11 @@ impl<'a> Planner<'a> {
         if let Some(volume) = volume {
             return Some(("volume", format!("volume {volume} is not there yet")));
         }
-        let image: Option<&ImageSeen> = docker.images.get(&config.image);
-        image.is_none().then(|| ("image", format!("image {} is not there yet", config.image)))
+        let image: Option<&ImageSeen> = docker.images.get(service.image());
+        image.is_none().then(|| match &service.image_id {
+            None => ("image", format!("image {} is not there yet", config.image)),
+            Some(id) => ("image", format!("the {} that served ({id}) is not there any more", config.image)),
+        })
     }
 }
 

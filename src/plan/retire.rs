@@ -261,8 +261,8 @@ impl<'a> Planner<'a> {
     /// among themselves in reverse `depends_on`.
     pub(super) fn retire_leaving_services(&mut self) {
         let spec = self.spec;
-        let leaving: Vec<&'a str> =
-            self.facts.services_seen().filter(|name| !spec.services.contains_key(*name)).collect();
+        let gone = |name: &str| !spec.services.contains_key(name) && !self.held(name);
+        let leaving: Vec<&'a str> = self.facts.services_seen().filter(|name| gone(name)).collect();
         if leaving.is_empty() {
             return;
         }
@@ -275,7 +275,7 @@ impl<'a> Planner<'a> {
         let (registering, others): (BTreeSet<&'a str>, BTreeSet<&'a str>) =
             leaving.into_iter().partition(|name| self.registers(name));
         let left = self.facts.consul.into_iter().flat_map(|consul| consul.registrations.values());
-        let left = left.filter(|registration| !spec.services.contains_key(&registration.service)).count();
+        let left = left.filter(|registration| gone(&registration.service)).count();
         let mut first = registering;
         if !self.holds(Gate::RegisteringFirst) {
             first.extend(others);
@@ -310,7 +310,8 @@ impl<'a> Planner<'a> {
                     self.wait(ObjectKey::Replica(container.name.clone()), "roll", reason);
                     continue;
                 }
-                let leaving = Leaving { container, cause, changes: Vec::<Change>::new(), surplus: true };
+                let leaving =
+                    Leaving { container, cause, changes: Vec::<Change>::new(), surplus: true, outdated: false };
                 self.retire(container, &leaving);
             }
         }

@@ -100,7 +100,39 @@ pub struct Service {
     pub image_id: Option<String>,
 }
 
+/// What the engine takes for a HEALTHCHECK that does not say: interval and timeout, and how many failures in a row.
+const HEALTHCHECK_TIME: Duration = Duration::from_secs(30);
+const HEALTHCHECK_RETRIES: u32 = 3;
+/// A new replica gets no less than this to be ready.
+const SHORTEST_DEADLINE: Duration = Duration::from_secs(60);
+
 impl Service {
+    /// How long a new replica may take to be ready, from its creation: what the spec says, else twice what its HEALTHCHECK
+    /// and its declared checks can take, and a minute at least. `image_checks`: the image has a HEALTHCHECK of its own.
+    pub fn deadline(&self, image_checks: bool) -> Duration {
+        if let Some(deadline) = self.update.deadline {
+            return deadline;
+        }
+        let declared = self.config.healthcheck.as_ref();
+        let disabled = declared
+            .and_then(|check| check.test.as_ref())
+            .is_some_and(|test| test.first().is_none_or(|word| word == "NONE"));
+        let own = declared.is_some_and(|check| check.test.is_some()) || image_checks;
+        let health = if own && !disabled {
+            let time = |given: Option<Duration>| given.unwrap_or(HEALTHCHECK_TIME);
+            let once = time(declared.and_then(|check| check.interval))
+                .saturating_add(time(declared.and_then(|check| check.timeout)));
+            let retries = declared.and_then(|check| check.retries).unwrap_or(HEALTHCHECK_RETRIES);
+            let start = declared.and_then(|check| check.start_period).unwrap_or_default();
+            start.saturating_add(once.saturating_mul(retries.max(1)))
+        } else {
+            Duration::ZERO
+        };
+        let checks = self.register.iter().filter_map(|register| register.check.as_ref());
+        let check = checks.map(|check| check.interval.saturating_add(check.timeout)).max().unwrap_or_default();
+        health.saturating_add(check).saturating_mul(2).max(SHORTEST_DEADLINE)
+    }
+
     /// How the engine is asked for its image: by the id of a rollback, else by the reference.
     pub fn image(&self) -> &str {
         self.image_id.as_deref().unwrap_or(&self.config.image)
@@ -144,6 +176,8 @@ pub struct UpdateConfig {
     pub delay: Duration,
     /// How long a new replica is watched before it counts as good. Compose's default: 5 s when set by nobody: 0 here.
     pub monitor: Duration,
+    /// How long a new replica may take to be ready. `None`: see [`Service::deadline`].
+    pub deadline: Option<Duration>,
     pub failure_action: FailureAction,
 }
 
@@ -154,6 +188,7 @@ impl Default for UpdateConfig {
             parallelism: 1,
             delay: Duration::ZERO,
             monitor: Duration::ZERO,
+            deadline: None,
             failure_action: FailureAction::Pause,
         }
     }

@@ -33,7 +33,7 @@ fn service_value(service: &Service) -> Value {
     let depends_on: Map<String, Value> =
         service.depends_on.iter().map(|(name, dependency)| (name.clone(), dependency_value(dependency))).collect();
     let update = &service.update;
-    json!({
+    let mut resolved = json!({
         "replicas": service.replicas,
         "config": serde_json::from_str::<Value>(&service.config.canonical()).expect("the canonical form is JSON"),
         "hash": service.hash.as_str(),
@@ -56,7 +56,11 @@ fn service_value(service: &Service) -> Value {
         },
         "stop_grace_period": value(&service.stop_grace_period),
         "register": service.register.iter().map(register_value).collect::<Vec<_>>(),
-    })
+    });
+    if let Some(deadline) = &update.deadline {
+        resolved["update"]["deadline"] = value(deadline);
+    }
+    resolved
 }
 
 fn dependency_value(dependency: &Dependency) -> Value {

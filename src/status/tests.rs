@@ -203,7 +203,13 @@ pub(crate) fn observed() -> Observed {
 }
 
 pub(crate) fn plan() -> Plan {
-    let waiting = |object, reason: &str, kind, until| Waiting { object, reason: reason.to_owned(), kind, until };
+    let waiting = |object, reason: &str, kind, until| Waiting {
+        object,
+        reason: reason.to_owned(),
+        kind,
+        until,
+        details: Vec::new(),
+    };
     Plan {
         steps: Vec::new(),
         waiting: vec![
@@ -219,6 +225,7 @@ pub(crate) fn plan() -> Plan {
             waiting(ObjectKey::Upstream("http_backend".to_owned()), "port 1216 is taken", "listen_taken", None),
             waiting(ObjectKey::Network("shop_default".to_owned()), "a stranger has this name", "clash", None),
         ],
+        records: Vec::new(),
     }
 }
 
@@ -281,9 +288,14 @@ fn every_reason_is_shown_once_and_none_is_lost() {
     let status = status();
     assert_eq!(status.all_waiting().count(), 7);
     assert_eq!(of_service(&status, "web").waiting.len(), 4);
-    let stray =
-        Waiting { object: ObjectKey::Replica("elsewhere".to_owned()), reason: "r".to_owned(), kind: "k", until: None };
-    let plan = Plan { steps: Vec::new(), waiting: vec![stray] };
+    let stray = Waiting {
+        object: ObjectKey::Replica("elsewhere".to_owned()),
+        reason: "r".to_owned(),
+        kind: "k",
+        until: None,
+        details: Vec::new(),
+    };
+    let plan = Plan { waiting: vec![stray], ..Plan::default() };
     assert_eq!(Status::of(&spec(), &observed(), &plan, &[]).waiting.len(), 1);
 }
 

@@ -231,6 +231,9 @@ pub fn converge(world: &mut Observed, spec: &Spec, context: &Context<'_>, now: &
     for _ in 0..500 {
         let wave = plan(spec, world, *now, context);
         if wave.steps.is_empty() {
+            for record in &wave.records {
+                execute(world, &record.action, context, *now);
+            }
             match wave.waiting.iter().filter_map(|waiting| waiting.until).filter(|until| *until > *now).min() {
                 Some(until) => *now = until,
                 None => return waves,

@@ -48,7 +48,7 @@ impl Executor<'_> {
     pub(super) async fn create_container(&self, new: &NewContainer) -> Result<(), ActionError> {
         let what = format!("create container {}", new.name);
         Self::check_name(&what, &new.name)?;
-        let image = &new.config.image;
+        let image = &new.image;
         if !names::is_reference(image) {
             return Err(ActionError::Permanent(format!("{what}: `{image}` is no image reference")));
         }

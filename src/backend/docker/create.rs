@@ -72,7 +72,7 @@ pub(super) fn creation(
         ..limits(&resources)?
     };
     let body = ContainerCreateBody {
-        image: Some(config.image.clone()),
+        image: Some(new.image.clone()),
         hostname: config.hostname.clone(),
         domainname: config.domainname.clone(),
         user: config.user.clone(),

@@ -24,6 +24,7 @@ fn new(config: ContainerConfig) -> NewContainer {
         slot: 1,
         hash: ConfigHash::from_label("v1:0a1b2c3d"),
         network_mode: config.network_mode.clone(),
+        image: config.image.clone(),
         config: Arc::new(config),
         host_ports: Vec::new(),
         image_id: String::new(),

@@ -36,6 +36,7 @@ pub fn update(node: &Node) -> UpdateConfig {
     };
     update.delay = duration(config, "delay").unwrap_or(Duration::ZERO);
     update.monitor = duration(config, "monitor").unwrap_or(Duration::ZERO);
+    update.deadline = duration(config, "deadline");
     update.failure_action = match text(config, "failure_action") {
         Some("continue") => FailureAction::Continue,
         Some("rollback") => FailureAction::Rollback,

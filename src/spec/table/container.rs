@@ -302,6 +302,11 @@ static UPDATE: Table = Table::new(
         key("parallelism", Kind::Integer { min: 0, max: 10_000 }, "How many at once; 0: all. Default: 1."),
         key("delay", Kind::Duration, "Time between two of them."),
         key("monitor", Kind::Duration, "How long a new replica is watched before it counts as good."),
+        own(
+            "deadline",
+            Kind::Duration,
+            "How long a new replica may take to be ready, from its creation; default: twice what its checks can take, at least 1m.",
+        ),
         key("order", Kind::Choice(&["start-first", "stop-first"]), "Default: `start-first` where that is possible."),
         key("failure_action", Kind::Choice(&["pause", "continue", "rollback"]), "Default: pause."),
         unsupported("max_failure_ratio", "leave it out: an update stops at its first failure"),

@@ -121,6 +121,7 @@ impl Scene {
             hash,
             host_ports: config.ports.iter().map(chosen).collect(),
             network_mode: config.network_mode.clone(),
+            image: config.image.clone(),
             config: Arc::new(config),
             image_id: String::new(),
             registers: true,
