@@ -72,7 +72,8 @@ pub fn wanted_generation(
 
 /// What the planner thinks of every endpoint and replica: the same computation as `plan`, asked for its reasons.
 pub fn verdicts(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<'_>) -> verdict::Verdicts {
-    let mut planner = planner::Planner::new(spec, observed, now, context);
+    let effective = pins::effective(spec, observed);
+    let mut planner = planner::Planner::new(spec, &effective, observed, now, context);
     planner.hold_mass_removal();
     planner.call_rosters();
     planner.replicas();
