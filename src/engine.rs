@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::apply;
+use crate::backend::history::History;
 use crate::controller::backoff::Backoff;
+use crate::explain::{Explanation, Seen, UnknownName};
+use crate::history::Entry;
 use crate::live::{Live, generations_folder};
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
@@ -25,6 +28,7 @@ pub struct Engine {
     pub owner: Owner,
     renderer: Renderer,
     generations: PathBuf,
+    history: History,
     world: Live,
 }
 
@@ -52,7 +56,8 @@ impl Engine {
         };
         let world = Live::new(&settings, &owner)?;
         let generations = generations_folder(&settings.directory);
-        Ok(Self { settings, owner, renderer, generations, world })
+        let history = History::new(settings.directory.clone(), owner.clone());
+        Ok(Self { settings, owner, renderer, generations, history, world })
     }
 
     /// The world as something that can only be read: all that a dry run gets.
@@ -95,6 +100,30 @@ impl Engine {
         self.world.observe(&Interest::of(spec, &self.owner)).await
     }
 
+    /// What is known of a service or an upstream: from an observation and its plan, and from the history. Nothing is
+    /// written.
+    ///
+    /// # Errors
+    /// When neither the spec nor the world has anything of this name.
+    pub fn explain(
+        &self,
+        name: &str,
+        of: &Seen<'_>,
+        orders: Orders,
+        most_actions: usize,
+    ) -> Result<Explanation, UnknownName> {
+        let verdicts = plan::verdicts(of.spec, of.observed, of.now, &self.context(orders));
+        let mut explanation = Explanation::of(name, of, &verdicts)?;
+        let asked = |entry: &Entry| explanation.is_about(entry);
+        match self.history.newest(most_actions, asked) {
+            Ok(entries) => explanation.actions = entries,
+            Err(reason) => explanation.history_problem = Some(reason),
+        }
+        let failed = self.history.newest(1, |entry| entry.failed() && explanation.is_about(entry));
+        explanation.last_error = failed.unwrap_or_default().pop();
+        Ok(explanation)
+    }
+
     /// Observe and plan; nothing is written.
     pub async fn look(&self, spec: &Spec, orders: Orders) -> (Observed, Plan, Timestamp) {
         let observed = self.observe(spec).await;
@@ -120,7 +149,14 @@ impl Engine {
         let held = backoff.filter(&mut plan, now);
         select(&mut plan);
         let work: Vec<&Step> = plan.steps.iter().chain(&plan.records).collect();
-        let applied = if orders.dry { Vec::new() } else { apply(&self.world, &work, stop, report).await };
+        // Written as each ends, so that the history of a pass that is cut off tells how far it came.
+        let report = |applied: &Applied| {
+            if let Some(step) = plan.steps.iter().find(|step| applied.is_of(step)) {
+                self.history.append(&Entry::of(applied, step, Timestamp::now(), spec, &observed, &plan));
+            }
+            report(applied);
+        };
+        let applied = if orders.dry { Vec::new() } else { apply(&self.world, &work, stop, &report).await };
         let failed_at = Timestamp::now();
         for entry in &applied {
             match &entry.result {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::explain::Explanation;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use connection::Limited;
@@ -30,7 +31,11 @@ const STUCK_AFTER_RESYNCS: u32 = 4;
 /// How long open requests may take after the daemon was told to end.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-const PATHS: &str = "/metrics\n/healthz\n/readyz\n/v1/status\n/v1/plan\n";
+const PATHS: &str = "/metrics\n/healthz\n/readyz\n/v1/status\n/v1/plan\n/v1/explain?name=SERVICE|UPSTREAM\n";
+
+/// Actions that an explanation shows, and at most.
+const ACTIONS: usize = 10;
+const MOST_ACTIONS: usize = 1000;
 
 /// The answer of `/v1/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,15 +50,37 @@ pub struct Report {
     pub status: Status,
 }
 
-/// The answers about the last pass, already as text.
-#[derive(Debug, Default)]
+/// The answer of `/v1/explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// When the pass began.
+    pub at: Timestamp,
+    pub node: String,
+    pub observe_only: bool,
+    #[serde(flatten)]
+    pub explanation: Explanation,
+}
+
+/// The same when there is nothing of this name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unexplained {
+    pub error: String,
+    pub node: String,
+    pub project: String,
+}
+
+/// Explains a service or an upstream as the last pass saw it, with so many actions.
+pub type Explain = Arc<dyn Fn(&str, usize) -> Result<Explained, Unexplained> + Send + Sync>;
+
+/// The answers about the last pass, already as text; an explanation is made when it is asked for.
+#[derive(Default)]
 struct Published {
     status: Option<Arc<str>>,
     plan: Option<Arc<str>>,
+    explain: Option<Explain>,
 }
 
 /// What the loop tells and the server answers. Cheap to share.
-#[derive(Debug)]
 pub struct Shared {
     metrics: Arc<Metrics>,
     published: watch::Sender<Published>,
@@ -83,15 +110,20 @@ impl Shared {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner).0 = Instant::now();
     }
 
-    /// A pass has ended. `plan` is the same JSON as `reeve plan -o json` prints.
+    /// A pass has ended. `plan` is the same JSON as `reeve plan -o json` prints; without `explain` nothing is explained.
     ///
     /// # Errors
     /// When the report cannot be serialised, which is a defect of its types.
-    pub fn publish(&self, report: &Report, plan: &serde_json::Value) -> Result<(), serde_json::Error> {
+    pub fn publish(
+        &self,
+        report: &Report,
+        plan: &serde_json::Value,
+        explain: Option<Explain>,
+    ) -> Result<(), serde_json::Error> {
         let status = serde_json::to_string(report)?;
         let plan = serde_json::to_string(plan)?;
         self.heartbeat();
-        self.published.send_replace(Published { status: Some(status.into()), plan: Some(plan.into()) });
+        self.published.send_replace(Published { status: Some(status.into()), plan: Some(plan.into()), explain });
         Ok(())
     }
 
@@ -175,6 +207,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(ready))
         .route("/v1/status", get(status))
         .route("/v1/plan", get(plan))
+        .route("/v1/explain", get(explain))
         .fallback(unknown_path)
         .with_state(shared)
 }
@@ -203,6 +236,27 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn plan(State(shared): State<Arc<Shared>>) -> Response {
     json(shared.published.borrow().plan.clone())
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    name: String,
+    actions: Option<usize>,
+}
+
+async fn explain(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> Response {
+    let Some(explain) = shared.published.borrow().explain.clone() else { return json(None) };
+    // It plans and reads a file: not on a thread that the loop may need.
+    let actions = asked.actions.unwrap_or(ACTIONS).min(MOST_ACTIONS);
+    let answer = tokio::task::spawn_blocking(move || match explain(&asked.name, actions) {
+        Ok(explained) => (StatusCode::OK, serde_json::to_string(&explained)),
+        Err(unexplained) => (StatusCode::NOT_FOUND, serde_json::to_string(&unexplained)),
+    });
+    match answer.await {
+        Ok((code, Ok(text))) => (code, json(Some(text.into()))).into_response(),
+        Ok((_, Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 fn json(text: Option<Arc<str>>) -> Response {

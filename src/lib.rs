@@ -25,6 +25,8 @@ pub mod controller;
 #[cfg(debug_assertions)]
 pub mod crash;
 pub mod engine;
+pub mod explain;
+pub mod history;
 pub mod http;
 pub mod live;
 pub mod lock;

@@ -16,7 +16,7 @@ use crate::observed::Loaded;
 use crate::pass::{Applied, Pass};
 use crate::plan::{Action, NginxAction, System};
 use crate::status::Status;
-use crate::world::{ActionError, WakeSource};
+use crate::world::WakeSource;
 
 /// What went wrong in making or encoding a metric: a wrong name, or one that exists twice.
 #[derive(Debug, thiserror::Error)]
@@ -250,13 +250,7 @@ impl Metrics {
     }
 
     fn observe_action(&self, applied: &Applied) {
-        let result = match &applied.result {
-            Ok(()) => "ok",
-            Err(ActionError::Conflict(_)) => "conflict",
-            Err(ActionError::Transient(_)) => "transient",
-            Err(ActionError::Permanent(_)) => "permanent",
-        };
-        self.actions.with_label_values(&[applied.system.name(), applied.kind, result]).inc();
+        self.actions.with_label_values(&[applied.system.name(), applied.kind, applied.result_word()]).inc();
         if applied.drift && applied.result.is_ok() {
             self.drift.with_label_values(&[applied.system.name()]).inc();
         }
@@ -422,6 +416,7 @@ mod tests {
     use crate::plan::{DirectoryAction, ObjectKey, Plan, Step};
     use crate::spec::Spec;
     use crate::status::tests as world;
+    use crate::world::ActionError;
 
     fn pass(spec: Spec, observed: Observed, plan: Plan, applied: Vec<Applied>) -> (Pass, Status) {
         let held = vec![(ObjectKey::Nginx, "refused".to_owned(), world::at(5))];

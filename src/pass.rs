@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::observed::Observed;
-use crate::plan::{ObjectKey, Plan, System};
+use crate::plan::{ObjectKey, Plan, Step, System};
 use crate::spec::Spec;
 use crate::world::ActionError;
 
@@ -20,6 +20,23 @@ pub struct Applied {
     pub drift: bool,
     pub took: Duration,
     pub result: Result<(), ActionError>,
+}
+
+impl Applied {
+    /// It is what became of this step. Steps of one object and kind differ by nothing that is told apart here.
+    pub fn is_of(&self, step: &Step) -> bool {
+        step.object == self.object && step.action.kind() == self.kind
+    }
+
+    /// The result's word in metrics and in the history.
+    pub fn result_word(&self) -> &'static str {
+        match &self.result {
+            Ok(()) => "ok",
+            Err(ActionError::Conflict(_)) => "conflict",
+            Err(ActionError::Transient(_)) => "transient",
+            Err(ActionError::Permanent(_)) => "permanent",
+        }
+    }
 }
 
 /// One pass: observe, plan, apply.

@@ -32,15 +32,27 @@ fn help_names_every_command_and_gives_examples() {
     let output = run(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = text(&output.stdout);
-    for command in
-        ["run", "plan", "apply", "status", "validate", "render", "destroy", "schema", "completions", "Examples:"]
-    {
+    for command in [
+        "run",
+        "plan",
+        "apply",
+        "status",
+        "explain",
+        "validate",
+        "render",
+        "destroy",
+        "schema",
+        "completions",
+        "Examples:",
+    ] {
         assert!(
             help.contains(&format!("\n  {command}")) || help.contains(&format!("\n{command}")),
             "{command}: {help}"
         );
     }
-    for command in ["run", "plan", "apply", "status", "validate", "render", "destroy", "schema", "completions"] {
+    for command in
+        ["run", "plan", "apply", "status", "explain", "validate", "render", "destroy", "schema", "completions"]
+    {
         let output = run(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{command}");
         let help = text(&output.stdout);
@@ -174,7 +186,7 @@ mod with_a_daemon {
                 };
                 let status = Status::of(&Spec::empty("shop"), &observed, &Plan::default(), &[]);
                 let report = Report { at: since, node: "edge-1".to_owned(), observe_only: false, status };
-                shared.publish(&report, &serde_json::json!({})).expect("serialisable");
+                shared.publish(&report, &serde_json::json!({}), None).expect("serialisable");
                 let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
                 told.send(server.address()).expect("somebody waits for it");
                 server.run(shared, ended).await;

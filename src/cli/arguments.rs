@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::output::Color;
-use super::{apply, completions, destroy, plan, render, run, status, validate};
+use super::{apply, completions, destroy, explain, plan, render, run, status, validate};
 use crate::settings::parse_duration;
 
 /// Keeps the containers of this host, their registrations in Consul and the routes of nginx as one YAML spec says.
@@ -26,6 +26,7 @@ Examples:
   reeve -f shop.yaml apply       Do it, and wait until it serves.
   reeve run                      Go on keeping it so, as the settings say.
   reeve status --watch           Watch the services.
+  reeve explain web              Ask why a service, or an upstream, is as it is.
 
 Exit codes: 0 success, 1 error, 2 changes (only with `plan --detailed-exitcode`)."
 )]
@@ -85,6 +86,8 @@ pub enum Command {
     Apply(apply::ApplyArguments),
     /// Show the services, the upstreams and Consul's members.
     Status(status::StatusArguments),
+    /// Explain why a service or an upstream is as it is.
+    Explain(explain::ExplainArguments),
     /// Check the spec's files, without asking Docker, Consul or nginx.
     Validate(validate::ValidateArguments),
     /// Print the nginx configuration that would be written.

@@ -5,7 +5,9 @@
 pub mod apply;
 pub mod arguments;
 pub mod completions;
+pub mod daemon;
 pub mod destroy;
+pub mod explain;
 pub mod logging;
 pub mod output;
 pub mod passes;
@@ -93,6 +95,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         | Command::Plan(_)
         | Command::Apply(_)
         | Command::Status(_)
+        | Command::Explain(_)
         | Command::Validate(_)
         | Command::Render(_)
         | Command::Destroy(_) => {}
@@ -121,6 +124,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Plan(arguments) => plan::run(&mut context, arguments),
         Command::Apply(arguments) => apply::run(&mut context, arguments),
         Command::Status(arguments) => status::run(&mut context, arguments),
+        Command::Explain(arguments) => explain::run(&mut context, arguments),
         Command::Validate(arguments) => validate::run(&mut context, arguments),
         Command::Render(arguments) => render::run(&mut context, arguments),
         Command::Destroy(arguments) => destroy::run(&mut context, arguments),

@@ -57,7 +57,7 @@ async fn daemon(context: &mut Context, arguments: &RunArguments) -> anyhow::Resu
     let server = match context.settings.http.listen {
         Some(address) => {
             let server = Server::bind(address).await?;
-            info!(address = %server.address(), "answers /metrics, /healthz, /readyz, /v1/status, /v1/plan");
+            info!(address = %server.address(), "answers /metrics, /healthz, /readyz, /v1/status, /v1/plan, /v1/explain");
             Some(tokio::spawn(server.run(Arc::clone(&shared), end.clone())))
         }
         None => None,

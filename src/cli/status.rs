@@ -1,6 +1,5 @@
 //! `reeve status`: of a running daemon when there is one, else by an observation of its own.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,14 +7,11 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
 use super::signals::Signals;
-use super::{Context, Exit, Output, project, runtime};
+use super::{Context, Exit, Output, daemon, project, runtime};
 use crate::engine::Orders;
 use crate::http::Report;
 use crate::plan::Removals;
 use crate::settings::Settings;
-
-/// A daemon on this machine answers at once or not at all.
-const DAEMON_TIMEOUT: Duration = Duration::from_secs(3);
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -137,49 +133,19 @@ fn text(report: &Report, output: &Output) -> String {
 /// # Errors
 /// When something listens that is no reeve, or the daemon has not finished its first pass.
 pub async fn from_daemon(settings: &Settings, project: Option<&str>) -> anyhow::Result<Option<Report>> {
-    let Some(listen) = settings.http.listen else { return Ok(None) };
-    let address = reachable(listen);
-    // Without certificates: `build` would else fail where the system has none, and this is plain HTTP.
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only([])
-        .timeout(DAEMON_TIMEOUT)
-        .build()
-        .context("the HTTP client cannot be made")?;
-    let answer = match client.get(format!("http://{address}/v1/status")).send().await {
-        Ok(answer) => answer,
-        Err(error) if error.is_connect() => return Ok(None),
-        Err(error) => {
-            return Err(error).with_context(|| format!("http.listen: what listens on {address} does not answer"));
-        }
-    };
-    let code = answer.status();
-    let body = answer.text().await.with_context(|| format!("http.listen: the answer of {address} broke off"))?;
-    if code == reqwest::StatusCode::SERVICE_UNAVAILABLE {
+    let Some(answer) = daemon::ask(settings, "/v1/status", &[]).await? else { return Ok(None) };
+    if answer.code == reqwest::StatusCode::SERVICE_UNAVAILABLE {
         // It has just started; the same world can be seen without it.
         return Ok(None);
     }
-    let report: Report = serde_json::from_str(&body).map_err(|error| {
-        anyhow::anyhow!(
-            "http.listen: what answers on {address} is not a reeve of this version (status {code}: {error}); set http.listen as the daemon has it"
-        )
-    })?;
+    let report: Report = serde_json::from_str(&answer.body).map_err(|error| answer.stranger(&error))?;
     let same = report.node == settings.node && project.is_none_or(|project| project == report.status.project);
     Ok(same.then_some(report))
 }
 
-/// An address that can be connected to: a daemon that listens everywhere listens on loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let address = match listen.ip() {
-        IpAddr::V4(address) if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(address) if address.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        address => address,
-    };
-    SocketAddr::new(address, listen.port())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::Arc;
 
     use tokio_util::sync::CancellationToken;
@@ -206,7 +172,7 @@ mod tests {
         let task = tokio::spawn(server.run(Arc::clone(&shared), stop.clone()));
 
         assert_eq!(from_daemon(&settings, None).await.expect("no error"), None, "before the first pass");
-        shared.publish(&report(), &serde_json::Value::Null).expect("serialisable");
+        shared.publish(&report(), &serde_json::Value::Null, None).expect("serialisable");
         assert_eq!(from_daemon(&settings, None).await.expect("no error"), Some(report()));
         assert_eq!(from_daemon(&settings, Some("other")).await.expect("no error"), None);
         settings.node = "edge-2".to_owned();

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::engine::{Engine, Orders};
-use crate::http::{Report, Shared};
+use crate::explain::Seen;
+use crate::http::{Explain, Explained, Report, Shared, Unexplained};
 use crate::metrics::Metrics;
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
@@ -127,6 +128,8 @@ impl Controller {
     }
 
     fn after_pass(&mut self, state: &mut LoopState, pass: Pass) {
+        // Kept until the next one, for whoever asks for an explanation.
+        let pass = Arc::new(pass);
         let reloaded = pass
             .applied
             .iter()
@@ -163,7 +166,23 @@ impl Controller {
         }
     }
 
-    fn publish(&self, pass: &Pass, status: Status) {
+    fn explainer(&self, pass: &Arc<Pass>) -> Explain {
+        let (engine, pass, observe_only) = (self.engine.clone(), pass.clone(), self.observe_only);
+        let orders = Orders { removals: Removals::Held, teardown: None, dry: true };
+        Arc::new(move |name, actions| {
+            let Pass { spec, observed, plan, held, .. } = pass.as_ref();
+            let seen = Seen { owner: &engine.owner, spec, observed, plan, held, now: Timestamp::now() };
+            let node = engine.owner.node.clone();
+            match engine.explain(name, &seen, orders, actions) {
+                Ok(explanation) => Ok(Explained { at: pass.started_at, node, observe_only, explanation }),
+                Err(error) => {
+                    Err(Unexplained { error: error.to_string(), node, project: engine.owner.project.clone() })
+                }
+            }
+        })
+    }
+
+    fn publish(&self, pass: &Arc<Pass>, status: Status) {
         let report = Report {
             at: pass.started_at,
             node: self.engine.owner.node.clone(),
@@ -178,7 +197,7 @@ impl Controller {
         } else {
             display::wave_json(&pass.plan)
         };
-        if let Err(error) = self.shared.publish(&report, &plan) {
+        if let Err(error) = self.shared.publish(&report, &plan, Some(self.explainer(pass))) {
             error!(%error, "the status cannot be published");
         }
     }

@@ -19,7 +19,7 @@ mod resolved;
 mod schema;
 mod shape;
 pub mod stored;
-mod suggest;
+pub(crate) mod suggest;
 pub(crate) mod table;
 mod tree;
 mod units;

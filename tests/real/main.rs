@@ -10,6 +10,7 @@ mod e2e_cluster;
 mod e2e_controller;
 mod e2e_crash;
 mod e2e_drift;
+mod e2e_explain;
 mod e2e_load;
 mod e2e_routes;
 mod e2e_strangers;
