@@ -2,7 +2,7 @@
 //!
 //! It wires; it decides nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -27,6 +27,8 @@ pub struct Engine {
     pub settings: Settings,
     pub owner: Owner,
     renderer: Renderer,
+    /// Why the template of the settings cannot be used.
+    template_fault: Option<String>,
     generations: PathBuf,
     history: History,
     world: Live,
@@ -42,22 +44,21 @@ pub struct Orders {
 }
 
 impl Engine {
+    /// A template that is broken is no error: everything else goes on.
+    ///
     /// # Errors
-    /// When the template cannot be read or compiled, or the settings of a backend are malformed. Nothing is contacted.
+    /// When the settings of a backend are malformed. Nothing is contacted.
     pub fn new(settings: Settings, project: &str) -> anyhow::Result<Self> {
         let owner = Owner { project: project.to_owned(), node: settings.node.clone() };
-        let renderer = match &settings.nginx.template {
-            None => Renderer::new(BUILT_IN, BUILT_IN_NAME)?,
-            Some(path) => {
-                let source = std::fs::read_to_string(path)
-                    .map_err(|error| anyhow::anyhow!("nginx.template: {} cannot be read: {error}", path.display()))?;
-                Renderer::new(&source, &path.display().to_string())?
-            }
+        let (renderer, template_fault) = match settings.nginx.template.as_deref().map(read_template) {
+            None => (Renderer::new(BUILT_IN, BUILT_IN_NAME)?, None),
+            Some(Ok(renderer)) => (renderer, None),
+            Some(Err(fault)) => (Renderer::new(BUILT_IN, BUILT_IN_NAME)?, Some(fault)),
         };
         let world = Live::new(&settings, &owner)?;
         let generations = generations_folder(&settings.directory);
         let history = History::new(settings.directory.clone(), owner.clone());
-        Ok(Self { settings, owner, renderer, generations, history, world })
+        Ok(Self { settings, owner, renderer, template_fault, generations, history, world })
     }
 
     /// The world as something that can only be read: all that a dry run gets.
@@ -73,14 +74,16 @@ impl Engine {
         &self.renderer
     }
 
-    pub fn generations(&self) -> &std::path::Path {
+    pub fn generations(&self) -> &Path {
         &self.generations
     }
 
     pub fn context(&self, orders: Orders) -> Context<'_> {
         let nginx = (self.settings.nginx.mode == NginxMode::Host).then(|| NginxContext {
             renderer: &self.renderer,
+            template_fault: self.template_fault.as_deref(),
             start: self.settings.nginx.start,
+            max_worker_generations: self.settings.nginx.max_worker_generations,
             probe: self.settings.nginx.probe,
             generations: &self.generations,
         });
@@ -180,4 +183,12 @@ impl Engine {
             changed_at: None,
         }
     }
+}
+
+/// The template of the settings, or in words what is wrong with it and what to do.
+fn read_template(path: &Path) -> Result<Renderer, String> {
+    let fault = |reason: String| format!("nginx.template: {reason}; mend it, then send SIGHUP to the daemon");
+    let source =
+        std::fs::read_to_string(path).map_err(|error| fault(format!("{} cannot be read: {error}", path.display())))?;
+    Renderer::new(&source, &path.display().to_string()).map_err(|error| fault(error.to_string()))
 }

@@ -513,6 +513,7 @@ impl Nginx {
                     files: new.files.clone(),
                 };
                 self.generations.insert(new.id.clone(), generation);
+                self.templates.insert(new.manifest.template.clone(), new.template.clone());
             }
             NginxAction::SwitchGeneration { id } => {
                 if self.generations.contains_key(id) {

@@ -416,6 +416,8 @@ pub struct Nginx {
     pub current: Option<GenerationId>,
     pub generations: BTreeMap<GenerationId, Generation>,
     pub loaded: Loaded,
+    /// Sources of the templates that `current` and the loaded generations were rendered from, by digest.
+    pub templates: BTreeMap<String, Arc<str>>,
     /// Since when this process has seen exactly that. A restart only makes it later, which only prolongs a wait.
     pub loaded_since: Timestamp,
     /// Generations of workers that are shutting down but still alive.
@@ -428,6 +430,19 @@ pub struct Nginx {
 }
 
 impl Nginx {
+    /// The generation that is in force or should be: the loaded one, else the current one, else the newest one that nginx
+    /// has accepted.
+    pub fn accepted(&self) -> Option<(&GenerationId, &Generation)> {
+        let loaded = match &self.loaded {
+            Loaded::Generation(id) => self.generations.get_key_value(id),
+            Loaded::Nothing | Loaded::Mixed(_) | Loaded::Stranger(_) => None,
+        };
+        let good = |(_, generation): &(&GenerationId, &Generation)| generation.rejected.is_none();
+        let current = || self.current.as_ref().and_then(|id| self.generations.get_key_value(id)).filter(good);
+        let newest = || self.generations.iter().filter(good).max_by_key(|(id, one)| (one.created_at, *id));
+        loaded.or_else(current).or_else(newest)
+    }
+
     /// What stands for nginx with `nginx.mode: off`: nothing of ours is loaded, and never will be.
     pub fn off(now: Timestamp) -> Self {
         Self {
@@ -439,6 +454,7 @@ impl Nginx {
             current: None,
             generations: BTreeMap::new(),
             loaded: Loaded::Nothing,
+            templates: BTreeMap::new(),
             loaded_since: now,
             retiring_workers: 0,
             listens: BTreeMap::new(),
@@ -503,7 +519,7 @@ pub struct Generation {
     /// `manifest.json` among them the manifest is empty, and what the generation routes to is not known.
     pub damaged: Vec<String>,
     pub created_at: Timestamp,
-    /// The check refused it.
+    /// nginx refused it, in the check or when it should load it.
     pub rejected: Option<Rejection>,
     /// The files' present text, by name; only of the generation that `current` points at.
     pub files: BTreeMap<String, Arc<str>>,
@@ -514,6 +530,19 @@ pub struct Rejection {
     /// nginx's own message.
     pub message: String,
     pub at: Timestamp,
+    pub stage: Stage,
+}
+
+/// What nginx refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// The check (`nginx -t`): nothing of it was ever in force.
+    #[default]
+    Check,
+    /// The load, after it had passed the check: what was loaded before stayed in force.
+    Load,
+    /// The start of nginx, after it had passed the check: nothing is in force.
+    Start,
 }
 
 /// `manifest.json` of a generation: what it was rendered from, and what it wrote.
@@ -525,6 +554,13 @@ pub struct Manifest {
     pub upstreams: BTreeMap<String, RoutedUpstream>,
     /// SHA-256 of each file, by name.
     pub files: BTreeMap<String, String>,
+    /// The upstreams in which it differs from what was in force when it was made (one that it lacks, too): should nginx
+    /// refuse it, one of them is at fault. With how often nginx had refused this very content before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub suspects: BTreeMap<String, u32>,
+    /// How often nginx had refused this template before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub template_refused: u32,
 }
 
 /// An upstream with the endpoints that it routes to: all that a generation is rendered from.
@@ -552,6 +588,11 @@ pub struct Endpoint {
 
 fn one() -> u32 {
     1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like this")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl fmt::Display for Endpoint {

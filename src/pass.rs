@@ -35,6 +35,7 @@ impl Applied {
             Err(ActionError::Conflict(_)) => "conflict",
             Err(ActionError::Transient(_)) => "transient",
             Err(ActionError::Permanent(_)) => "permanent",
+            Err(ActionError::Refused(_)) => "refused",
         }
     }
 }

@@ -96,6 +96,8 @@ pub struct NginxSettings {
     pub template: Option<PathBuf>,
     /// How long a load may take before it is a failure.
     pub load_timeout: Duration,
+    /// A reload is held while so many generations of workers still finish their requests.
+    pub max_worker_generations: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +159,7 @@ impl Settings {
                 probe: loopback(9465),
                 template: None,
                 load_timeout: Duration::from_secs(10),
+                max_worker_generations: 10,
             },
             loop_: LoopSettings {
                 quiet: Duration::from_millis(50),

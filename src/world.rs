@@ -31,6 +31,10 @@ pub enum ActionError {
     /// Will fail again until somebody changes something: longest backoff.
     #[error("{0}")]
     Permanent(String),
+    /// nginx refused a generation, and that is recorded beside it: observe again, at once. What follows from the record,
+    /// and when it is tried again, is the planner's.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Who woke the loop. A wake-up carries no data: it only says that a look is worthwhile, and when the change happened.

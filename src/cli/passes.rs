@@ -73,12 +73,24 @@ pub async fn converge(
                 Err(ActionError::Permanent(error)) => {
                     permanent.insert(applied.object.to_string(), error.clone());
                 }
+                // It shows as what waits, unless the rest can be loaded without it.
+                Err(ActionError::Refused(_)) => last_progress = Instant::now(),
                 Err(ActionError::Conflict(_) | ActionError::Transient(_)) => {}
             }
         }
         let held: Vec<&Waiting> = pass.plan.waiting.iter().filter(|waiting| waiting.kind == "removal_held").collect();
         if let (Some(waiting), true) = (held.first(), pass.plan.steps.is_empty()) {
             return Ok(Ended::Failed(waiting.reason.clone()));
+        }
+        let refusals: Vec<String> = pass
+            .plan
+            .waiting
+            .iter()
+            .filter(|waiting| matches!(waiting.kind, "refused" | "rejected" | "template"))
+            .map(|waiting| format!("{}: {}", waiting.object, waiting.reason))
+            .collect();
+        if !refusals.is_empty() && pass.plan.steps.is_empty() && last_progress.elapsed() > GIVE_UP_AFTER {
+            return Ok(Ended::Failed(refusals.join("\n")));
         }
         if !permanent.is_empty() && last_progress.elapsed() > GIVE_UP_AFTER {
             let list: Vec<String> = permanent.iter().map(|(object, error)| format!("{object}: {error}")).collect();
@@ -91,7 +103,8 @@ pub async fn converge(
                 open_ends(&pass)
             )));
         }
-        let progressed = pass.applied.iter().any(|applied| applied.result.is_ok());
+        let progressed =
+            pass.applied.iter().any(|applied| matches!(applied.result, Ok(()) | Err(ActionError::Refused(_))));
         if !progressed {
             show_waiting(&progress, &pass);
             tokio::select! {
@@ -114,6 +127,7 @@ fn report(progress: &Mutex<Progress>, applied: &Applied) {
         Err(ActionError::Permanent(error)) => {
             progress.done(&format!("  {}: {kind} failed: {error}", applied.object));
         }
+        Err(ActionError::Refused(error)) => progress.done(&format!("  {}: {kind}: {error}", applied.object)),
     }
 }
 

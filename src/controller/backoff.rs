@@ -58,6 +58,8 @@ impl Backoff {
         let before = self.entries.remove(&step.object).filter(|entry| same(&entry.action, &step.action));
         let (failures, conflicts) = before.map_or((0, 0), |entry| (entry.failures, entry.conflicts));
         let (failures, conflicts, wait) = match error {
+            // The planner sees the record, and does not plan the same again until its time has come.
+            ActionError::Refused(_) => return,
             ActionError::Conflict(_) if conflicts < CONFLICTS => (failures, conflicts + 1, Duration::ZERO),
             ActionError::Conflict(_) | ActionError::Transient(_) => (failures + 1, conflicts, growing(failures)),
             ActionError::Permanent(_) => (failures + 1, conflicts, LONGEST),

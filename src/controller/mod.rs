@@ -158,7 +158,7 @@ impl Controller {
         state.look_again(&pass);
         self.publish(&pass, status);
         let progressed = pass.applied.iter().any(|applied| match &applied.result {
-            Ok(()) | Err(ActionError::Conflict(_)) => true,
+            Ok(()) | Err(ActionError::Conflict(_) | ActionError::Refused(_)) => true,
             Err(ActionError::Transient(_) | ActionError::Permanent(_)) => false,
         });
         if progressed {
@@ -340,6 +340,14 @@ impl Settled {
     /// of a replica that was made anew, an endpoint more) is not, nor what follows from a container's health.
     fn mark_drift(&self, plan: &mut Plan) {
         let mut created: BTreeSet<String> = BTreeSet::new();
+        let switched: BTreeSet<_> = plan
+            .steps
+            .iter()
+            .filter_map(|step| match &step.action {
+                Action::Nginx(NginxAction::SwitchGeneration { id }) => Some(id.clone()),
+                _ => None,
+            })
+            .collect();
         for step in &mut plan.steps {
             step.drift = match &step.action {
                 Action::Docker(action) => match action {
@@ -368,6 +376,8 @@ impl Settled {
                     | ConsulAction::Deregister { .. }
                     | ConsulAction::SetHealth { .. } => false,
                 },
+                // Written only to see whether nginx accepts it.
+                Action::Nginx(NginxAction::WriteGeneration(new)) if !switched.contains(&new.id) => false,
                 Action::Nginx(action) => step.drift || self.was_in_force(action),
                 Action::Directory(_) => false,
             };
@@ -388,5 +398,6 @@ pub(crate) fn log_applied(applied: &Applied) {
             warn!(action = applied.kind, "{object}: {kind} failed, and is tried again: {error}")
         }
         Err(ActionError::Permanent(error)) => error!(action = applied.kind, "{object}: {kind} failed: {error}"),
+        Err(ActionError::Refused(error)) => warn!(action = applied.kind, "{object}: {kind}: {error}"),
     }
 }

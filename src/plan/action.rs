@@ -240,17 +240,18 @@ pub struct WantedCheck {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NginxAction {
-    /// Writes the folder, and checks it (`nginx -t`). A refusal is recorded beside it, and is a permanent error.
+    /// Writes the folder, and checks it (`nginx -t`). A refusal is recorded beside it.
     WriteGeneration(Box<NewGeneration>),
     /// Points `current` at it, atomically.
     SwitchGeneration {
         id: GenerationId,
     },
-    /// Reloads, and waits until it is seen loaded. Conflict when `current` is another one.
+    /// Reloads, and waits until it is seen loaded. Conflict when `current` is another one. What cannot be loaded is recorded
+    /// beside the generation, and `current` goes back to the one that is loaded.
     Reload {
         expect: GenerationId,
     },
-    /// Starts nginx, and waits until the generation is seen loaded.
+    /// Starts nginx, and waits until the generation is seen loaded. A refusal is recorded beside it.
     Start {
         expect: GenerationId,
     },
@@ -284,6 +285,8 @@ pub struct NewGeneration {
     pub manifest: Manifest,
     /// Text by file name; `reeve.conf` includes the others.
     pub files: BTreeMap<String, Arc<str>>,
+    /// Source of the template: kept, so that it can be used again when its successor is broken.
+    pub template: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,7 +29,12 @@ pub struct Context<'a> {
 #[derive(Debug, Clone)]
 pub struct NginxContext<'a> {
     pub renderer: &'a Renderer,
+    /// Why the template of the settings cannot be used, with file and line. `renderer` is then the built-in one, and only
+    /// compares: what is rendered comes from the last template that nginx has accepted.
+    pub template_fault: Option<&'a str>,
     pub start: bool,
+    /// A reload is held while so many generations of retiring workers live.
+    pub max_worker_generations: usize,
     pub probe: SocketAddr,
     /// `<directory>/generations`, absolute.
     pub generations: &'a Path,

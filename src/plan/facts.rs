@@ -199,7 +199,9 @@ impl<'a> Facts<'a> {
             let (Some(docker), Some(_), Some(nginx)) = (self.docker, self.consul, self.nginx) else {
                 return BTreeSet::new();
             };
-            let refused = nginx.generations.values().any(|generation| generation.rejected.is_some());
+            // With suspects, the others can still be unrouted.
+            let refused =
+                nginx.generations.values().any(|one| one.rejected.is_some() && one.manifest.suspects.is_empty());
             if refused || !matches!(nginx.process, NginxProcess::Running { .. }) {
                 return BTreeSet::new();
             }

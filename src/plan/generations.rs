@@ -1,21 +1,22 @@
 //! Generations: write → check → switch → load, and what to do about an nginx that is stopped, orphaned or a stranger.
+//! What may be loaded of what is wanted is told by `candidate`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use std::time::Duration;
 
 use super::ObjectKey;
 use super::action::{Action, NewGeneration, NginxAction};
+use super::candidate::{Candidate, Control, running_routes, template_refusals};
+use super::culprits::{Evidence, Routes};
 use super::gates::Gate;
 use super::planner::{Planner, after};
-use crate::observed::{Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess, RoutedUpstream};
-use crate::render::RenderError;
+use crate::observed::{Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess};
+use crate::render::{RenderError, Renderer};
 
-type Routes = BTreeMap<String, RoutedUpstream>;
-
-/// A refused generation is tried again after this time: the fault may have been outside of it (the user's own file).
-const RETRY_REJECTED: Duration = Duration::from_secs(30);
+/// A reload is held for too many old workers at most so long after the last load.
+const LONGEST_RELOAD_HOLD: Duration = Duration::from_secs(30);
 /// Generations that are kept beside the ones in use, for a person who looks back.
 const KEPT: usize = 5;
 
@@ -58,35 +59,70 @@ impl<'a> Planner<'a> {
             );
             return self.wait(ObjectKey::Nginx, "orphans", reason);
         }
-        let mut wanted = self.wanted_routes(nginx);
+        let wanted = self.wanted_routes(nginx);
         if let Some(reason) = self.content_unseen(nginx, &wanted).filter(|_| self.holds(Gate::ContentSeen)) {
             return self.wait(ObjectKey::Nginx, "generation_lost", reason);
         }
-        self.keep_last_good(nginx, &mut wanted);
-        if wanted.is_empty() && nginx.current.is_none() && nginx.loaded == Loaded::Nothing {
+        let Some(template) = self.template(nginx, &wanted) else { return self.load_what_is_current(nginx) };
+        let renderer = template.renderer();
+        let evidence = self.evidence(nginx, renderer);
+        let settled = self.settle(nginx, renderer, &evidence, &wanted);
+        self.tell(&settled);
+        if settled.routes.is_empty() && nginx.current.is_none() && nginx.loaded == Loaded::Nothing {
             // Nothing can be routed yet: no reload for that.
             return;
         }
-        let hash = settings.renderer.generation_hash(&self.context.owner, &wanted, settings.probe);
-        if let Some((id, cause)) = self.generation_in_place(nginx, &hash, wanted) {
+        let hash = renderer.generation_hash(&self.context.owner, &settled.routes, settings.probe);
+        match nginx.current.as_ref().filter(|id| id.hash == hash && self.usable(nginx, id)) {
+            Some(current) => self.load(nginx, current.clone(), None),
+            None => self.try_next(nginx, renderer, &evidence, &settled.routes),
+        }
+        let mut needed = evidence.needed(&wanted, &settled.routes);
+        needed.extend(&settled.heeded);
+        needed.extend(template_refusals(nginx, settings.renderer).last().map(|(id, _)| *id));
+        self.remove_old(nginx, &hash, &needed);
+    }
+
+    /// Puts in force what nginx has not refused of the target, which is not what `current` points at.
+    fn try_next(&mut self, nginx: &'a Nginx, renderer: &Renderer, evidence: &Evidence<'a>, target: &Routes) {
+        if let Some((refusal, until)) = evidence.refused_all() {
+            let reason =
+                format!("nothing can be changed, since nginx refuses even what is in force: {}", refusal.words());
+            self.wait_until(ObjectKey::Nginx, "rejected", reason, until);
+            return self.load_what_is_current(nginx);
+        }
+        let (candidate, against) = self.candidate(nginx, renderer, evidence, target);
+        if let Some(refusal) = against {
+            let reason = format!("generation {}: {}; the upstream at fault is looked for", refusal.id, refusal.words());
+            match candidate {
+                Some(_) => self.wait(ObjectKey::Nginx, "culprit_sought", reason),
+                None => self.wait_until(ObjectKey::Nginx, "rejected", reason, refusal.until),
+            }
+        }
+        let Some(candidate) = candidate else { return self.load_what_is_current(nginx) };
+        if let Some((id, cause)) = self.generation_in_place(nginx, renderer, candidate) {
             self.load(nginx, id, cause);
         }
-        self.remove_old(nginx, &hash);
     }
 
     /// Rendered, for a person to look at.
     pub(super) fn wanted_generation(&mut self) -> Result<NewGeneration, RenderError> {
         let shared = |reason: String| RenderError::Shared(reason);
         let settings = self.context.nginx.as_ref().ok_or_else(|| shared("nginx.mode is off".to_owned()))?;
+        if let Some(fault) = settings.template_fault {
+            return Err(shared(fault.to_owned()));
+        }
         let Some(nginx) = self.facts.nginx else {
             let reason = self.observed.nginx.reason().unwrap_or_default();
             return Err(shared(format!("nginx cannot be read: {reason}")));
         };
-        let mut wanted = self.wanted_routes(nginx);
-        self.keep_last_good(nginx, &mut wanted);
-        let hash = settings.renderer.generation_hash(&self.context.owner, &wanted, settings.probe);
+        let wanted = self.wanted_routes(nginx);
+        let renderer = settings.renderer;
+        let evidence = self.evidence(nginx, renderer);
+        let wanted = self.settle(nginx, renderer, &evidence, &wanted).routes;
+        let hash = renderer.generation_hash(&self.context.owner, &wanted, settings.probe);
         let id = GenerationId { hash, number: 1 };
-        settings.renderer.render(&id, &self.context.owner, &wanted, settings.probe, settings.generations)
+        renderer.render(&id, &self.context.owner, &wanted, settings.probe, settings.generations)
     }
 
     /// nginx serves by a generation that is not on disk any more, and an upstream cannot be read now: a new generation would
@@ -102,66 +138,41 @@ impl<'a> Planner<'a> {
         ))
     }
 
-    /// An upstream that cannot be rendered waits with that reason and keeps what it had; the others go on.
-    fn keep_last_good(&mut self, nginx: &'a Nginx, wanted: &mut Routes) {
-        let Some(settings) = &self.context.nginx else { return };
-        let current = nginx.current.as_ref().and_then(|id| nginx.generations.get(id));
-        if current.is_some_and(|generation| generation.manifest.upstreams == *wanted) {
-            // It was rendered already.
-            return;
-        }
-        // What an upstream had may clash with what another one has now: then it is left out.
-        let mut kept: BTreeSet<String> = BTreeSet::new();
-        loop {
-            let faults = settings.renderer.faults(&self.context.owner, wanted, settings.probe);
-            if faults.is_empty() {
-                return;
-            }
-            for (name, fault) in faults {
-                wanted.remove(&name);
-                let before = current.and_then(|generation| generation.manifest.upstreams.get(&name));
-                if let (true, Some(before)) = (kept.insert(name.clone()), before) {
-                    let routed = self.last_good(before);
-                    wanted.insert(name.clone(), routed);
-                }
-                self.wait(ObjectKey::Upstream(name), "refused", format!("it cannot be rendered: {fault}"));
-            }
-        }
-    }
-
     /// Sees to it that `current` points at an intact generation with this content. The generation, and why it was
-    /// switched to, if it was.
+    /// switched to, if it was; `None`: there is nothing to be loaded.
     fn generation_in_place(
         &mut self,
         nginx: &'a Nginx,
-        hash: &str,
-        wanted: Routes,
+        renderer: &Renderer,
+        candidate: Candidate,
     ) -> Option<(GenerationId, Option<String>)> {
         let settings = self.context.nginx.as_ref()?;
+        let routes = &candidate.routes;
+        let hash = renderer.generation_hash(&self.context.owner, routes, settings.probe);
         let current = nginx.current.as_ref().and_then(|id| Some((id, nginx.generations.get(id)?)));
-        let holds = self.holds(Gate::Usable);
-        let usable =
-            |generation: &Generation| !holds || (generation.damaged.is_empty() && generation.rejected.is_none());
-        if let Some((id, generation)) = current
-            && id.hash == hash
-            && usable(generation)
-        {
-            return Some((id.clone(), None));
-        }
         // The content is what was wanted before: somebody changed the files or the link.
         let loaded_same = matches!(&nginx.loaded, Loaded::Generation(id) if id.hash == hash);
-        let drift = loaded_same || current.is_some_and(|(id, _)| id.hash == hash);
+        let drift = candidate.control.is_none() && (loaded_same || current.is_some_and(|(id, _)| id.hash == hash));
         let cause = match (&nginx.current, current) {
+            _ if candidate.control.is_some() => "does nginx still accept what is in force?".to_owned(),
             (None, _) => "there is no generation yet".to_owned(),
             (Some(id), None) => format!("`current` points at {id}, which is not there"),
-            (Some(id), Some((_, generation))) if id.hash == hash => {
+            (Some(id), Some((_, generation))) if id.hash == hash && generation.rejected.is_none() => {
                 format!("files of generation {id} were changed by hand: {}", generation.damaged.join(", "))
             }
-            (Some(_), Some((_, generation))) => route_changes(&generation.manifest.upstreams, &wanted),
+            (Some(_), Some((_, generation))) if generation.rejected.is_some() => match nginx.accepted() {
+                Some((_, before)) if before.manifest.upstreams != *routes => {
+                    route_changes(&before.manifest.upstreams, routes)
+                }
+                _ => "nginx has refused the current generation".to_owned(),
+            },
+            (Some(_), Some((_, generation))) => route_changes(&generation.manifest.upstreams, routes),
         };
         let same: Vec<(&GenerationId, &Generation)> =
             nginx.generations.iter().filter(|(id, _)| id.hash == hash).collect();
-        if let Some((id, _)) = same.iter().rfind(|(_, generation)| usable(generation)) {
+        let refused = same.iter().rfind(|(_, one)| one.rejected.is_some()).map_or(0, |(id, _)| id.number);
+        let good = same.iter().rfind(|(id, _)| self.usable(nginx, id) && id.number > refused);
+        if let (Some((id, _)), None) = (good, candidate.control) {
             let switch = NginxAction::SwitchGeneration { id: (*id).clone() };
             self.step(ObjectKey::Nginx, Action::Nginx(switch), cause.clone());
             if drift {
@@ -170,34 +181,35 @@ impl<'a> Planner<'a> {
             return Some(((*id).clone(), Some(cause)));
         }
         let number = same.iter().map(|(id, _)| id.number).max().unwrap_or(0);
-        let refused = same.iter().rev().find_map(|(id, generation)| Some((id, generation.rejected.as_ref()?)));
-        if let Some((id, rejection)) = refused {
-            let again = after(rejection.at, RETRY_REJECTED);
-            if again > self.now && id.number == number && self.holds(Gate::RetryLater) {
-                let reason = format!("nginx refused generation {id}: {}", rejection.message);
-                self.wait_until(ObjectKey::Nginx, "rejected", reason, again);
-                self.load_what_is_current(nginx);
-                return None;
-            }
-        }
-        let id = GenerationId { hash: hash.to_owned(), number: number + 1 };
-        match settings.renderer.render(&id, &self.context.owner, &wanted, settings.probe, settings.generations) {
-            Ok(generation) => {
-                let write = NginxAction::WriteGeneration(Box::new(generation));
-                self.step(ObjectKey::Nginx, Action::Nginx(write), cause.clone());
-                if drift {
-                    self.mark_drift();
-                }
-                let switch = NginxAction::SwitchGeneration { id: id.clone() };
-                self.step(ObjectKey::Nginx, Action::Nginx(switch), "it passed the check");
-                Some((id, Some(cause)))
-            }
+        let id = GenerationId { hash, number: number + 1 };
+        let rendered = renderer.render(&id, &self.context.owner, routes, settings.probe, settings.generations);
+        let mut generation = match rendered {
+            Ok(generation) => generation,
             Err(error) => {
                 self.wait(ObjectKey::Nginx, "template", format!("the template cannot be rendered: {error}"));
                 self.load_what_is_current(nginx);
-                None
+                return None;
             }
+        };
+        generation.manifest.suspects = candidate.suspects;
+        generation.manifest.template_refused = candidate.template_refused;
+        let write = NginxAction::WriteGeneration(Box::new(generation));
+        self.step(ObjectKey::Nginx, Action::Nginx(write), cause.clone());
+        if drift {
+            self.mark_drift();
         }
+        if candidate.control == Some(Control::Check) {
+            return None;
+        }
+        let switch = NginxAction::SwitchGeneration { id: id.clone() };
+        self.step(ObjectKey::Nginx, Action::Nginx(switch), "it passed the check");
+        Some((id, Some(cause)))
+    }
+
+    /// nginx has accepted it, and nobody has changed its files.
+    fn usable(&self, nginx: &Nginx, id: &GenerationId) -> bool {
+        let good = |one: &Generation| one.damaged.is_empty() && one.rejected.is_none();
+        nginx.generations.get(id).is_some_and(|one| good(one) || !self.holds(Gate::Usable))
     }
 
     /// The wanted generation cannot be had; the one that `current` points at should at least be what nginx runs. But not
@@ -207,10 +219,21 @@ impl<'a> Planner<'a> {
         else {
             return;
         };
+        if generation.rejected.is_some() {
+            // A crash came before it was put back.
+            if let Loaded::Generation(loaded) = &nginx.loaded
+                && self.usable(nginx, loaded)
+            {
+                let switch = NginxAction::SwitchGeneration { id: loaded.clone() };
+                let cause = "nginx runs it, and has refused the current one";
+                self.step(ObjectKey::Nginx, Action::Nginx(switch), cause);
+            }
+            return;
+        }
         let mut endpoints = generation.manifest.upstreams.values().flat_map(|routed| &routed.endpoints);
         let outdated = endpoints.any(|endpoint| self.own_gone(endpoint)) && self.holds(Gate::CurrentOutdated);
         let running = matches!(nginx.process, NginxProcess::Running { .. });
-        if generation.damaged.is_empty() && generation.rejected.is_none() && !(outdated && running) {
+        if generation.damaged.is_empty() && !(outdated && running) {
             self.load(nginx, id.clone(), None);
         }
     }
@@ -240,6 +263,9 @@ impl<'a> Planner<'a> {
                         "nginx's workers do not all run the same generation".to_owned()
                     }
                 };
+                if let Some((reason, until)) = self.reload_held(nginx) {
+                    return self.wait_until(ObjectKey::Nginx, "worker_generations", reason, until);
+                }
                 let action = NginxAction::Reload { expect: id };
                 self.step(ObjectKey::Nginx, Action::Nginx(action), cause);
                 if drift {
@@ -249,7 +275,27 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn remove_old(&mut self, nginx: &'a Nginx, wanted: &str) {
+    /// Workers of too many old generations still finish their requests, and cost memory: each reload would add one. But
+    /// what is dead is unrouted at once, and nothing waits longer than a limit.
+    fn reload_held(&self, nginx: &Nginx) -> Option<(String, Timestamp)> {
+        let most = self.context.nginx.as_ref()?.max_worker_generations;
+        let until = after(nginx.loaded_since, LONGEST_RELOAD_HOLD);
+        if nginx.retiring_workers < most || until <= self.now {
+            return None;
+        }
+        let mut endpoints = running_routes(nginx)?.values().flat_map(|routed| &routed.endpoints);
+        if endpoints.any(|endpoint| self.own_dead(endpoint)) {
+            return None;
+        }
+        let reason = format!(
+            "{} generations of old nginx workers still finish their requests, and nginx.max_worker_generations is {most}; \
+             worker_shutdown_timeout in {} would end them",
+            nginx.retiring_workers, nginx.config
+        );
+        Some((reason, until))
+    }
+
+    fn remove_old(&mut self, nginx: &'a Nginx, wanted: &str, needed: &BTreeSet<&GenerationId>) {
         let mut in_use: BTreeSet<&GenerationId> = nginx.current.iter().collect();
         match &nginx.loaded {
             _ if !self.holds(Gate::InUse) => {}
@@ -259,12 +305,12 @@ impl<'a> Planner<'a> {
             Loaded::Mixed(ids) => in_use.extend(ids),
             Loaded::Nothing | Loaded::Stranger(_) => {}
         }
-        // The newest with the wanted content carries nginx's refusal, or is about to be switched to.
+        // The newest with the wanted content is about to be switched to.
         let newest = nginx.generations.keys().rfind(|id| id.hash == wanted);
         let mut others: Vec<(Timestamp, &GenerationId)> = nginx
             .generations
             .iter()
-            .filter(|(id, _)| !in_use.contains(id) && newest != Some(id))
+            .filter(|(id, _)| !in_use.contains(id) && !needed.contains(id) && newest != Some(id))
             .map(|(id, generation)| (generation.created_at, id))
             .collect();
         others.sort();

@@ -4,9 +4,11 @@
 //! world shows the earlier ones done, so there is no program counter that a crash could lose.
 
 pub mod action;
+mod candidate;
 mod capacity;
 pub mod changes;
 pub mod context;
+mod culprits;
 pub mod display;
 pub mod facts;
 pub mod gates;

@@ -11,7 +11,8 @@ use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::verdict::Verdict;
 use crate::observed::{
-    Catalog, Container, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
+    Catalog, Container, Endpoint, Instance, ListenState, Maintenance, Nginx, NginxProcess, Registration,
+    RoutedUpstream, View,
 };
 use crate::spec::Upstream;
 use crate::spec::upstream::{CatalogQuery, WhenEmpty};
@@ -51,7 +52,12 @@ impl<'a> Planner<'a> {
             let routed = match self.upstream_held(nginx, upstream) {
                 Some((kind, reason)) => {
                     self.wait(ObjectKey::Upstream(upstream.name.clone()), kind, reason);
-                    before.map(|before| self.last_good(before))
+                    // An nginx that does not run could not be started with it.
+                    let taken = |before: &&RoutedUpstream| {
+                        matches!(nginx.listens.get(&before.upstream.listen), Some(ListenState::Taken(_)))
+                            && nginx.process == NginxProcess::Stopped
+                    };
+                    before.filter(|before| !taken(before)).map(|before| self.last_good(before))
                 }
                 None => self.routed_upstream(nginx, upstream, before),
             };
@@ -303,6 +309,11 @@ impl<'a> Planner<'a> {
         self.own_trouble(endpoint).is_some()
     }
 
+    /// It does not merely leave: requests to it fail.
+    pub(super) fn own_dead(&self, endpoint: &Endpoint) -> bool {
+        matches!(self.own_trouble(endpoint), Some(Verdict::Gone | Verdict::Unfit { .. }))
+    }
+
     fn own_trouble(&self, endpoint: &Endpoint) -> Option<Verdict> {
         let id = endpoint.container.as_deref()?;
         let (Some(docker), Some(_)) = (self.facts.docker, self.facts.consul) else {
@@ -392,14 +403,7 @@ fn not_offered(instance: &Instance) -> Option<Verdict> {
     (instance.port == 0).then_some(Verdict::NoPort)
 }
 
-/// What the generation in force routes: the loaded one's if that can be told, else what `current` points at.
-fn in_force(nginx: &Nginx) -> Option<&BTreeMap<String, RoutedUpstream>> {
-    let loaded = match &nginx.loaded {
-        crate::observed::Loaded::Generation(id) => nginx.generations.get(id),
-        crate::observed::Loaded::Nothing | crate::observed::Loaded::Mixed(_) | crate::observed::Loaded::Stranger(_) => {
-            None
-        }
-    };
-    let current = nginx.current.as_ref().and_then(|id| nginx.generations.get(id));
-    loaded.or(current).map(|generation| &generation.manifest.upstreams)
+/// What the generation in force routes, or the one that should be.
+pub(super) fn in_force(nginx: &Nginx) -> Option<&BTreeMap<String, RoutedUpstream>> {
+    nginx.accepted().map(|(_, generation)| &generation.manifest.upstreams)
 }

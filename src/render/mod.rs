@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use minijinja::value::Value;
@@ -24,6 +24,7 @@ use crate::observed::{GenerationId, Manifest, RoutedUpstream};
 use crate::plan::action::NewGeneration;
 use crate::spec::Owner;
 use crate::spec::container::hex;
+use crate::spec::upstream::AccessLog;
 
 /// The template that is used when the settings name none.
 pub const BUILT_IN: &str = include_str!("../../config/generation.conf.j2");
@@ -32,13 +33,18 @@ pub const BUILT_IN_NAME: &str = "config/generation.conf.j2";
 
 /// Raised when `scene` starts to give templates something else for the same upstreams: the generations made by an older
 /// reeve are then rendered anew.
-const SCENE_VERSION: &str = "reeve:v1:generation";
+const SCENE_VERSION: &str = "reeve:v2:generation";
 
 /// Fuel for a rendering, whatever it renders: used up by an endless loop within a second.
 const FUEL: u64 = 5_000_000;
 /// And for each upstream and endpoint on top of it: several times what the built-in template needs.
 const FUEL_UPSTREAM: u64 = 5_000;
 const FUEL_ENDPOINT: u64 = 200;
+
+/// Where copies of TLS files and templates stand, by digest: beside the folder of generations.
+pub fn store_folder(generations: &Path) -> PathBuf {
+    generations.with_file_name("store")
+}
 
 /// The file that the main configuration includes, and the only one at a generation's top level.
 pub const ENTRY_FILE: &str = "reeve.conf";
@@ -68,7 +74,7 @@ fn list(faults: &BTreeMap<String, String>) -> String {
 pub struct Renderer {
     environment: Environment<'static>,
     name: String,
-    source: String,
+    source: Arc<str>,
     digest: String,
 }
 
@@ -103,7 +109,7 @@ impl Renderer {
             .map_err(|error| RenderError::Shared(format!("the template engine refused its own settings: {error}")))?;
         environment.set_syntax(syntax);
         let digest = hex(&Sha256::digest(source.as_bytes()));
-        let mut renderer = Self { environment, name: name.to_owned(), source: source.to_owned(), digest };
+        let mut renderer = Self { environment, name: name.to_owned(), source: source.into(), digest };
         let added = renderer.environment.add_template_owned(name.to_owned(), source.to_owned());
         added.map_err(|error| renderer.template_error(&error, &[]))?;
         let exports: Vec<String> = {
@@ -169,21 +175,20 @@ impl Renderer {
         probe: SocketAddr,
         message: &str,
     ) -> BTreeSet<String> {
-        let (scene, _) = scene::build(owner, upstreams, probe);
+        let mut blamed: BTreeSet<String> =
+            upstreams.iter().filter(|(_, routed)| is_about(message, routed)).map(|(name, _)| name.clone()).collect();
         let names_file = |file: &str| message.contains(&format!("/{file}:"));
-        let mut blamed = BTreeSet::new();
+        if !message.contains("/files/") {
+            return blamed;
+        }
+        let (scene, _) = scene::build(owner, upstreams, probe);
         for upstream in &scene.upstreams {
             if names_file(&upstream_file(&upstream.title)) {
                 blamed.insert(upstream.title.clone());
             }
         }
         for server in &scene.servers {
-            // Of a certificate that it cannot load nginx names only the path.
-            let tls = server.tls.as_ref();
-            let names_tls = |path: &str| message.contains(&format!("\"{path}\""));
-            if names_file(&server_file(server))
-                || tls.is_some_and(|tls| names_tls(&tls.certificate) || names_tls(&tls.key))
-            {
+            if names_file(&server_file(server)) {
                 blamed.extend(server.members.iter().cloned());
             }
         }
@@ -206,10 +211,11 @@ impl Renderer {
         let folder = checked_folder(generations_folder)?;
         quote::check(&owner.to_string())
             .map_err(|refused| RenderError::Shared(format!("the owner {owner} {refused}; set another `node`")))?;
-        let (scene, faults) = scene::build(owner, upstreams, probe);
+        let (mut scene, faults) = scene::build(owner, upstreams, probe);
         if !faults.is_empty() {
             return Err(RenderError::Upstreams(faults));
         }
+        read_copies(&mut scene, upstreams, folder);
 
         let endpoints: u64 = scene.upstreams.iter().map(|upstream| upstream.endpoints.len() as u64).sum();
         let mut environment = self.environment.clone();
@@ -238,8 +244,10 @@ impl Renderer {
             template: self.digest.clone(),
             upstreams: upstreams.clone(),
             files: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            template_refused: 0,
         };
-        Ok(NewGeneration { id: id.clone(), manifest, files })
+        Ok(NewGeneration { id: id.clone(), manifest, files, template: self.source.clone() })
     }
 
     /// Calls one macro of the template.
@@ -279,6 +287,35 @@ impl Renderer {
         }
         RenderError::Template { place, reason, upstreams: upstreams.to_vec() }
     }
+}
+
+/// nginx reads the copies of TLS files: what is good stays so, whatever becomes of the originals.
+fn read_copies(scene: &mut scene::Scene, upstreams: &BTreeMap<String, RoutedUpstream>, generations: &str) {
+    let store = store_folder(Path::new(generations));
+    for server in &mut scene.servers {
+        let Some(tls) = &mut server.tls else { continue };
+        for path in [&mut tls.certificate, &mut tls.key] {
+            let mut members = server.members.iter().filter_map(|name| upstreams.get(name));
+            if let Some(digest) = members.find_map(|routed| routed.files.get(path.as_str())) {
+                *path = store.join(digest).to_string_lossy().into_owned();
+            }
+        }
+    }
+}
+
+/// Where nginx names no file of ours, but something that only some upstreams use: a TLS file, a log, a listen address.
+fn is_about(message: &str, routed: &RoutedUpstream) -> bool {
+    let upstream = &routed.upstream;
+    let names_path = |path: &Path| message.contains(&format!("\"{}\"", path.display()));
+    let tls = upstream.tls.as_ref().is_some_and(|tls| names_path(&tls.certificate) || names_path(&tls.key));
+    let copy = routed.files.values().any(|digest| message.contains(digest.as_str()));
+    let log = matches!(&upstream.access_log, Some(AccessLog::File(path)) if names_path(path));
+    let address = match upstream.listen.address {
+        None => format!("0.0.0.0:{}", upstream.listen.port),
+        Some(_) => upstream.listen.to_string(),
+    };
+    let bind = message.contains(&format!("bind() to {address} failed"));
+    tls || copy || log || bind
 }
 
 fn upstream_file(name: &str) -> String {

@@ -328,6 +328,13 @@ pub const ENTRIES: &[Entry] = &[
         |settings| Some(values::format_duration(settings.nginx.load_timeout)),
     ),
     Entry::new(
+        "nginx.max_worker_generations",
+        "REEVE_NGINX_MAX_WORKER_GENERATIONS",
+        "A reload is held while so many generations of old workers still finish their requests",
+        |settings, given| values::count(given.text()).map(|count| settings.nginx.max_worker_generations = count),
+        |settings| Some(settings.nginx.max_worker_generations.to_string()),
+    ),
+    Entry::new(
         "loop.quiet",
         "REEVE_LOOP_QUIET",
         "After a change, a pass waits until nothing more has changed for this long",

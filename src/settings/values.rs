@@ -186,6 +186,17 @@ pub fn percent(text: &str) -> Result<u8, String> {
     }
 }
 
+/// A count from 1 to 1000.
+///
+/// # Errors
+/// Anything else.
+pub fn count(text: &str) -> Result<usize, String> {
+    match text.trim().parse::<usize>() {
+        Ok(count @ 1..=1000) => Ok(count),
+        _ => Err(format!("`{text}` is not a number from 1 to 1000")),
+    }
+}
+
 /// The known word that a person most likely meant, if any is near.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(1);

@@ -192,6 +192,7 @@ pub(crate) fn observed() -> Observed {
             current: Some(id(1)),
             generations: BTreeMap::from([(id(1), generation(&[1, 2])), (id(2), generation(&[2, 3]))]),
             loaded: Loaded::Generation(id(1)),
+            templates: BTreeMap::new(),
             loaded_since: at(0),
             retiring_workers: 0,
             listens: BTreeMap::new(),

@@ -48,7 +48,9 @@ pub fn context<'a>(renderer: &'a Renderer, project: &str) -> Context<'a> {
         advertise: Some("192.0.2.10".to_owned()),
         nginx: Some(NginxContext {
             renderer,
+            template_fault: None,
             start: true,
+            max_worker_generations: 10,
             probe: probe(),
             generations: Path::new("/var/lib/reeve/generations"),
         }),
@@ -83,6 +85,7 @@ pub fn empty_world() -> Observed {
             current: None,
             generations: BTreeMap::new(),
             loaded: Loaded::Nothing,
+            templates: BTreeMap::new(),
             loaded_since: start(),
             retiring_workers: 0,
             listens: BTreeMap::new(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
 
-use reeve::observed::Rejection;
+use reeve::observed::{Rejection, Stage};
 use reeve::plan::action::NginxAction;
 use reeve::plan::{Action, ObjectKey, Plan, Step, plan};
 
@@ -279,7 +279,8 @@ impl<'s> Search<'s> {
                     common::execute(&mut after.world, &step.action, &context, after.now);
                     let nginx = after.world.nginx.known_mut().ok_or("nginx is not there")?;
                     let generation = nginx.generations.get_mut(&new.id).ok_or("it was just written")?;
-                    generation.rejected = Some(Rejection { message: "host not found".to_owned(), at: after.now });
+                    let message = "host not found".to_owned();
+                    generation.rejected = Some(Rejection { message, at: after.now, stage: Stage::Check });
                     what.push(format!("{object}: refused"));
                     break;
                 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use reeve::backend::nginx::Nginx;
-use reeve::observed::{ListenState, Loaded, NginxProcess};
+use reeve::observed::{ListenState, Loaded, NginxProcess, Stage};
 use reeve::plan::NginxAction;
 use reeve::spec::Owner;
 use reeve::spec::upstream::Listen;
@@ -119,15 +119,27 @@ async fn a_taken_port_is_seen_beforehand_and_nothing_is_loaded_on_it() {
     let reeve = site.fresh();
     let bad = site.write_and_switch(&set(vec![routed(upstream("web", taken), &[1])]), 1).await;
     let error = reeve.execute(&NginxAction::Reload { expect: bad.clone() }).await.expect_err("nothing is loaded");
-    let ActionError::Transient(words) = error else { panic!("{error}") };
+    let ActionError::Refused(words) = error else { panic!("{error}") };
     assert!(words.contains("was not seen loaded") && words.contains("Address already in use"), "{words}");
-    assert_eq!(site.view().await.loaded, Loaded::Generation(good), "the old one serves on");
+    let seen = site.view().await;
+    assert_eq!(seen.loaded, Loaded::Generation(good.clone()), "the old one serves on");
+    assert_eq!(seen.current, Some(good), "a reboot would serve");
+    let rejection = seen.generations[&bad].rejected.as_ref().expect("recorded");
+    assert!(rejection.message.contains("Address already in use") && rejection.stage == Stage::Load, "{rejection:?}");
+    let blamed = site.renderer.blamed(
+        &site.owner,
+        &seen.generations[&bad].manifest.upstreams,
+        site.settings.probe,
+        &rejection.message,
+    );
+    assert_eq!(blamed, BTreeSet::from(["web".to_owned()]), "by its listen address");
 
     drop(holder);
     let seen = site.view().await;
     assert_eq!(seen.listens[&wanted[1]], ListenState::Free);
-    site.nginx.execute(&NginxAction::Reload { expect: bad.clone() }).await.expect("loaded now");
-    assert_eq!(site.view().await.loaded, Loaded::Generation(bad));
+    let again = site.write_and_switch(&set(vec![routed(upstream("web", taken), &[1])]), 2).await;
+    site.nginx.execute(&NginxAction::Reload { expect: again.clone() }).await.expect("loaded now");
+    assert_eq!(site.view().await.loaded, Loaded::Generation(again));
 }
 
 #[tokio::test]
@@ -141,7 +153,7 @@ async fn what_nginx_refuses_is_recorded_with_its_message_and_current_stays() {
     let action = site.generation(&bad, 1);
     let id = id_of(&action);
     let error = site.nginx.execute(&action).await.expect_err("refused");
-    let ActionError::Permanent(words) = &error else { panic!("{error}") };
+    let ActionError::Refused(words) = &error else { panic!("{error}") };
     assert!(words.contains("no_such_variable") && words.contains(&id.to_string()), "{words}");
     let seen = site.view().await;
     let message = &seen.generations[&id].rejected.as_ref().expect("recorded").message;
@@ -150,9 +162,9 @@ async fn what_nginx_refuses_is_recorded_with_its_message_and_current_stays() {
     assert_eq!(seen.current, Some(good.clone()));
     assert_eq!(seen.loaded, Loaded::Generation(good));
     let error = site.nginx.execute(&action).await.expect_err("still refused, and nginx is not asked again");
-    assert!(matches!(error, ActionError::Permanent(_)), "{error}");
+    assert!(matches!(error, ActionError::Refused(_)), "{error}");
     let error = site.nginx.execute(&NginxAction::SwitchGeneration { id: id.clone() }).await.expect_err("refused");
-    assert!(matches!(error, ActionError::Permanent(_)), "{error}");
+    assert!(matches!(error, ActionError::Refused(_)), "{error}");
 
     // The user declares the variable: what was refused deserves another try.
     let config = std::fs::read_to_string(&site.settings.config).expect("there");

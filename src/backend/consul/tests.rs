@@ -325,6 +325,7 @@ async fn an_error_is_classed_by_what_the_caller_can_do() {
                 ActionError::Conflict(text) => ("conflict", text),
                 ActionError::Transient(text) => ("transient", text),
                 ActionError::Permanent(text) => ("permanent", text),
+                ActionError::Refused(text) => ("refused", text),
             };
             assert_eq!(seen, class, "{action:?}: {text}");
             assert!(text.contains(words) && text.contains(ID), "{action:?}: {text}");

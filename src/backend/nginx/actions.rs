@@ -11,12 +11,12 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::generations::{Found, Rejection};
-use super::loaded::{LogTail, blocking, read_pid};
+use super::loaded::{LogTail, Look, blocking, read_pid};
 use super::main_config::{CheckPlaces, MainConfig};
 use super::probe::Answer;
 use super::{Memory, Nginx, Shared, process};
 use crate::backend::directory::{check_owner, claim};
-use crate::observed::{GenerationId, NginxProcess};
+use crate::observed::{GenerationId, Loaded, NginxProcess, Stage};
 use crate::plan::NginxAction;
 use crate::plan::action::NewGeneration;
 use crate::spec::container::hex;
@@ -71,6 +71,7 @@ impl Nginx {
                     shared.generations.remove(outdated).map_err(ActionError::Transient)?;
                 }
                 shared.generations.clean().map_err(ActionError::Transient)?;
+                shared.store.provide(&new)?;
                 shared.generations.write(&new).map_err(ActionError::Transient)?;
                 Ok(Some(disk.main))
             })
@@ -83,23 +84,62 @@ impl Nginx {
                 blocking(move || shared.generations.mark_checked(&id)).await.map_err(ActionError::Transient)
             }
             Some(message) => {
-                let build = shared.build().await.map_err(ActionError::Transient)?;
                 let error = refused(id, &message);
-                let id = id.clone();
-                blocking(move || {
-                    let surroundings = {
-                        let mut memory = shared.memory();
-                        let Memory { files, sources, .. } = &mut *memory;
-                        shared.surroundings(&main, sources, files, &build)
-                    };
-                    let rejection = Rejection { message, surroundings, at: Timestamp::now() };
-                    shared.generations.mark_rejected(&id, &rejection)
-                })
-                .await
-                .map_err(ActionError::Transient)?;
+                self.record(id, main, message, Stage::Check).await?;
                 Err(error)
             }
         }
+    }
+
+    /// Records beside a generation that nginx has refused it.
+    async fn record(
+        &self,
+        id: &GenerationId,
+        main: MainConfig,
+        message: String,
+        stage: Stage,
+    ) -> Result<(), ActionError> {
+        let shared = self.shared.clone();
+        let build = shared.build().await.map_err(ActionError::Transient)?;
+        let id = id.clone();
+        blocking(move || {
+            let surroundings = {
+                let mut memory = shared.memory();
+                let Memory { files, sources, .. } = &mut *memory;
+                shared.surroundings(&main, sources, files, &build)
+            };
+            let rejection = Rejection { message, surroundings, at: Timestamp::now(), stage };
+            shared.generations.mark_rejected(&id, &rejection)
+        })
+        .await
+        .map_err(ActionError::Transient)
+    }
+
+    /// What passed the check and was not loaded: that is recorded, and `current` goes back to the generation that nginx
+    /// runs, so that a reboot serves. A crash in between is put right by the planner.
+    async fn not_loaded(&self, id: &GenerationId, main: MainConfig, reason: String, stage: Stage) -> ActionError {
+        let shared = &self.shared;
+        let pid_file = main.pid_file.clone();
+        let error = match stage {
+            Stage::Start => format!("nginx was started, and did not load the generation {id}: {reason}"),
+            Stage::Check | Stage::Load => {
+                format!("nginx was told to reload, and the generation {id} was not seen loaded: {reason}")
+            }
+        };
+        if let Err(unrecorded) = self.record(id, main, reason, stage).await {
+            return ActionError::Transient(format!("{error}; {unrecorded}"));
+        }
+        let look = async {
+            let ids = shared.generations.ids()?;
+            shared.observer.look(&pid_file, &ids).await
+        };
+        if let Ok(Look { loaded: Loaded::Generation(running), .. }) = look.await
+            && running != *id
+            && let Err(stays) = self.switch(&running).await
+        {
+            tracing::warn!("`current` still points at the generation {id}, which cannot be loaded: {stays}");
+        }
+        ActionError::Refused(error)
     }
 
     /// `nginx -t` on a copy of the main configuration that includes this generation. `Some`: nginx's refusal.
@@ -170,11 +210,14 @@ impl Nginx {
             }
             log.final_reason()
         };
-        shared
-            .observer
-            .wait(|| Some(master), &before, expect, shared.load_timeout, give_up)
-            .await
-            .map_err(|reason| not_loaded("nginx was told to reload", expect, &reason, &log))
+        let loaded = shared.observer.wait(|| Some(master), &before, expect, shared.load_timeout, give_up).await;
+        let Err(reason) = loaded else { return Ok(()) };
+        let reason = with_log(reason, &log);
+        if process::live_master(master).is_none() {
+            // Somebody ended it: that says nothing about the generation.
+            return Err(ActionError::Transient(format!("nginx was told to reload, and has ended: {reason}")));
+        }
+        Err(self.not_loaded(expect, main, reason, Stage::Load).await)
     }
 
     async fn start(&self, expect: &GenerationId) -> Result<(), ActionError> {
@@ -194,14 +237,15 @@ impl Nginx {
         let log = LogTail::new(main.error_log.clone());
         let outcome = shared.binary.start(&shared.config).await.map_err(ActionError::Transient)?;
         if !outcome.success {
-            return Err(ActionError::Transient(format!("nginx did not start: {}", essence(&outcome.output))));
+            return Err(self.not_loaded(expect, main, essence(&outcome.output), Stage::Start).await);
         }
         let master = || read_pid(&pid_file).and_then(process::live_master).map(|master| master.pid);
-        shared
-            .observer
-            .wait(master, &BTreeSet::new(), expect, shared.load_timeout, || log.final_reason())
-            .await
-            .map_err(|reason| not_loaded("nginx was started", expect, &reason, &log))
+        let none = BTreeSet::new();
+        let loaded = shared.observer.wait(master, &none, expect, shared.load_timeout, || log.final_reason()).await;
+        match loaded {
+            Ok(()) => Ok(()),
+            Err(reason) => Err(self.not_loaded(expect, main, with_log(reason, &log), Stage::Start).await),
+        }
     }
 
     async fn quit_orphans(&self, pids: &[i32]) -> Result<(), ActionError> {
@@ -263,7 +307,8 @@ impl Nginx {
                     "the generation {id} is the current one, and cannot be removed"
                 )));
             }
-            shared.generations.remove(&id).map_err(ActionError::Transient)
+            shared.generations.remove(&id).map_err(ActionError::Transient)?;
+            shared.clean_store().map_err(ActionError::Transient)
         })
         .await
     }
@@ -302,6 +347,22 @@ impl Nginx {
 }
 
 impl Shared {
+    /// Removes from the store what no generation on disk needs. One that cannot be read may need anything.
+    fn clean_store(&self) -> Result<(), String> {
+        let mut memory = self.memory();
+        let Memory { files, manifests, .. } = &mut *memory;
+        let mut left = Vec::new();
+        for id in self.generations.ids()? {
+            match self.generations.manifest(&id, files, manifests) {
+                Some(manifest) => left.push(manifest),
+                None => return Ok(()),
+            }
+        }
+        self.store
+            .keep_only(left.iter().map(|manifest| &**manifest))
+            .map_err(|error| format!("cannot clean up the copies of TLS files beside the generations: {error}"))
+    }
+
     /// May nginx be pointed at it?
     fn usable(&self, id: &GenerationId) -> Result<(), ActionError> {
         let mut memory = self.memory();
@@ -343,16 +404,19 @@ fn damaged(id: &GenerationId, files: &[String]) -> ActionError {
 }
 
 fn refused(id: &GenerationId, message: &str) -> ActionError {
-    ActionError::Permanent(format!("nginx refuses the generation {id}: {message}"))
+    ActionError::Refused(format!("nginx refuses the generation {id}: {message}"))
 }
 
-fn not_loaded(what: &str, id: &GenerationId, reason: &str, log: &LogTail) -> ActionError {
-    let mut text = format!("{what}, and the generation {id} was not seen loaded: {reason}");
-    for line in log.reasons().iter().filter(|line| !reason.contains(line.as_str())) {
-        text.push_str("\n    ");
-        text.push_str(line);
+/// A reason, and what nginx wrote to its log about it.
+fn with_log(reason: String, log: &LogTail) -> String {
+    let mut text = reason;
+    for line in log.reasons() {
+        if !text.contains(line.as_str()) {
+            text.push_str("\n    ");
+            text.push_str(&line);
+        }
     }
-    ActionError::Transient(text)
+    text
 }
 
 /// nginx's reasons without its talk: the lines that made it refuse, or everything when there is none.

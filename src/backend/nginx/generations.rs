@@ -19,12 +19,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::files::Files;
 use crate::backend::directory::{sync_folder, write_atomic};
-use crate::observed::{self, Generation, GenerationId, Manifest};
+use crate::observed::{self, Generation, GenerationId, Manifest, Stage};
 use crate::plan::action::NewGeneration;
 use crate::render::ENTRY_FILE;
 use crate::spec::container::hex;
@@ -36,9 +36,6 @@ const MANIFEST_DIGEST_FILE: &str = "manifest.sha256";
 const UNCHECKED_FILE: &str = "unchecked";
 const REJECTED_FILE: &str = "rejected";
 const FILES_FOLDER: &str = "files";
-
-/// A refusal is believed so long, at most: what was missing (a folder for a log, a name server) may be there by now.
-const REJECTION_EXPIRES: SignedDuration = SignedDuration::from_mins(10);
 
 /// From so many files on, one sync of the whole file system is faster than one for each.
 const SYNC_EACH_UP_TO: usize = 32;
@@ -72,6 +69,7 @@ pub struct Rejection {
     /// Digest of everything that nginx read besides the generation.
     pub surroundings: String,
     pub at: Timestamp,
+    pub stage: Stage,
 }
 
 /// When the generation was written: the manifest is never touched afterwards. Without it, the epoch: the oldest.
@@ -81,9 +79,9 @@ fn created_at(folder: &Path) -> Timestamp {
 }
 
 impl Rejection {
-    /// Does it still say something about the world as it is?
-    pub fn holds(&self, surroundings: &str, now: Timestamp) -> bool {
-        self.surroundings == surroundings && now.duration_since(self.at) < REJECTION_EXPIRES
+    /// Does it still say something about the world as it is? When it is tried again all the same is the planner's.
+    pub fn holds(&self, surroundings: &str) -> bool {
+        self.surroundings == surroundings
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -94,15 +92,26 @@ impl Rejection {
         else {
             return None;
         };
+        let stage = match (words.next(), words.next()) {
+            (Some("stage"), Some("load")) => Stage::Load,
+            (Some("stage"), Some("start")) => Stage::Start,
+            _ => Stage::Check,
+        };
         Some(Self {
             message: message.trim_end().to_owned(),
             surroundings: surroundings.to_owned(),
             at: at.parse().ok()?,
+            stage,
         })
     }
 
     fn text(&self) -> String {
-        format!("surroundings {} at {}\n\n{}\n", self.surroundings, self.at, self.message)
+        let stage = match self.stage {
+            Stage::Check => "check",
+            Stage::Load => "load",
+            Stage::Start => "start",
+        };
+        format!("surroundings {} at {} stage {stage}\n\n{}\n", self.surroundings, self.at, self.message)
     }
 }
 
@@ -195,6 +204,7 @@ impl Generations {
                 message: text.trim().to_owned(),
                 surroundings: String::new(),
                 at: Timestamp::UNIX_EPOCH,
+                stage: Stage::Check,
             })
         });
         let mut damaged = Vec::new();
@@ -215,11 +225,18 @@ impl Generations {
         let strangers = present.iter().filter(|name| !is_own_file(name) && !manifest.files.contains_key(*name));
         // Without a manifest nothing is known to belong.
         damaged.extend(strangers.filter(|_| !manifest.files.is_empty()).cloned());
-        let rejected = rejection
-            .as_ref()
-            .map(|rejection| observed::Rejection { message: rejection.message.clone(), at: rejection.at });
+        let rejected = rejection.as_ref().map(|rejection| observed::Rejection {
+            message: rejection.message.clone(),
+            at: rejection.at,
+            stage: rejection.stage,
+        });
         let created_at = created_at(&folder);
         Ok(Some(Found::Complete(Generation { manifest, damaged, created_at, rejected, files: texts }, rejection)))
+    }
+
+    /// The manifest of one generation, in whatever state; `None`: there is none that can be believed.
+    pub fn manifest(&self, id: &GenerationId, files: &mut Files, manifests: &mut Manifests) -> Option<Arc<Manifest>> {
+        manifest(&self.path(id), files, manifests)
     }
 
     /// Writes a generation's folder, marked as unchecked. Lasting when it returns. Whatever stood there is gone.
@@ -279,7 +296,11 @@ impl Generations {
         write_atomic(&folder.join(REJECTED_FILE), rejection.text().as_bytes(), 0o644).map_err(|error| {
             format!("cannot record the refusal of the generation {id} in {}: {error}", folder.display())
         })?;
-        self.mark_checked(id)
+        match fs::symlink_metadata(self.path(id).join(UNCHECKED_FILE)) {
+            Ok(_) => self.mark_checked(id),
+            // It had passed the check, and could not be loaded.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Points `current` at a generation.
@@ -413,6 +434,7 @@ mod tests {
             id: id(number),
             manifest: Manifest { owner: "shop@edge-1".to_owned(), template: "t".to_owned(), ..Manifest::default() },
             files: files.map(|(name, text)| (name.to_owned(), Arc::from(text))).into(),
+            template: Arc::from("t"),
         }
     }
 
@@ -496,19 +518,22 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_holds_until_its_surroundings_change_or_its_time_is_over() {
+    fn a_refusal_holds_until_its_surroundings_change() {
         let mut place = Place::new();
         place.generations.write(&new(1)).expect("written");
         let at: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let rejection = Rejection { message: "nginx: [emerg] no\nmore".to_owned(), surroundings: "abc".to_owned(), at };
-        place.generations.mark_rejected(&id(1), &rejection).expect("marked");
-        let Some(Found::Complete(generation, Some(read))) = place.read(1) else { panic!("not rejected") };
-        assert_eq!(generation.rejected.expect("rejected").message, "nginx: [emerg] no\nmore");
-        assert_eq!(generation.damaged, Vec::<String>::new());
-        assert_eq!(read, rejection);
-        assert!(read.holds("abc", at + SignedDuration::from_mins(9)));
-        assert!(!read.holds("abc", at + SignedDuration::from_mins(11)));
-        assert!(!read.holds("def", at));
+        let message = "nginx: [emerg] no\nmore".to_owned();
+        let mut rejection = Rejection { message, surroundings: "abc".to_owned(), at, stage: Stage::Check };
+        for stage in [Stage::Check, Stage::Load, Stage::Start] {
+            rejection.stage = stage;
+            place.generations.mark_rejected(&id(1), &rejection).expect("marked");
+            let Some(Found::Complete(generation, Some(read))) = place.read(1) else { panic!("not rejected") };
+            let seen = generation.rejected.expect("rejected");
+            assert_eq!((seen.message.as_str(), seen.stage), ("nginx: [emerg] no\nmore", stage));
+            assert_eq!(generation.damaged, Vec::<String>::new());
+            assert_eq!(read, rejection);
+            assert!(read.holds("abc") && !read.holds("def"));
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! nginx on this host: what is on disk, what runs, what is loaded; and the actions that change it.
 //!
-//! Owns everything below `<directory>/generations`, and `<directory>/current`. It never writes into nginx's own folders
+//! Owns everything below `<directory>/generations` and `<directory>/store`, and `<directory>/current`. It never writes into nginx's own folders
 //! (except for the moment of a check, a copy of the main configuration beside it), never changes what stands in a written
 //! generation, and decides nothing: which generation is wanted is the planner's.
 //!
-//! - `generations`: the folders, the link, manifests, damage, refusals.
+//! - `generations`: the folders, the link, manifests, damage, refusals. `store`: copies of TLS files and templates.
 //! - `main_config`: the user's main configuration: the include line, the copy for the check.
 //! - `binary`: running nginx (`-V`, `-t`, start). `process`: `/proc`. `probe`, `loaded`: what the workers answer.
 //! - `listens`: can an address be bound? `actions`: what the actions do. `watch`: what wakes the loop.
@@ -19,6 +19,7 @@ mod loaded;
 mod main_config;
 mod probe;
 mod process;
+mod store;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use self::files::{Files, Stamp};
 use self::generations::{Found, Generations, Manifests};
 use self::loaded::{Observer, blocking};
 use self::main_config::{MainConfig, Sources};
+use self::store::Store;
 use crate::backend::directory::check_owner;
 use crate::observed::{self, Generation, GenerationId, Interest, Loaded, NginxProcess};
 use crate::settings::NginxSettings;
@@ -58,6 +60,7 @@ struct Shared {
     directory: PathBuf,
     owner: Owner,
     generations: Generations,
+    store: Store,
     observer: Observer,
     memory: Mutex<Memory>,
     /// One action at a time: they share the link, the folder and the process.
@@ -89,6 +92,18 @@ struct Disk {
     retry: BTreeSet<GenerationId>,
 }
 
+impl Disk {
+    /// Digests of the templates that what is in force, or should be, was rendered from.
+    fn templates(&self, loaded: &Loaded) -> BTreeSet<String> {
+        let loaded = match loaded {
+            Loaded::Generation(id) => Some(id),
+            Loaded::Nothing | Loaded::Mixed(_) | Loaded::Stranger(_) => None,
+        };
+        let ids = loaded.into_iter().chain(&self.current);
+        ids.filter_map(|id| self.generations.get(id)).map(|generation| generation.manifest.template.clone()).collect()
+    }
+}
+
 impl Nginx {
     /// `directory`: reeve's folder. Nothing is read or written yet.
     pub fn new(settings: &NginxSettings, directory: PathBuf, owner: Owner) -> Self {
@@ -100,6 +115,7 @@ impl Nginx {
                 config: absolute(&settings.config),
                 prefix: settings.prefix.as_deref().map(absolute),
                 load_timeout: settings.load_timeout,
+                store: Store::new(&directory.join("generations")),
                 generations: Generations::new(directory.clone()),
                 directory,
                 owner,
@@ -127,12 +143,17 @@ impl Nginx {
             let shared = shared.clone();
             blocking(move || shared.disk(&build, true)).await?
         };
+        let look = shared.observer.look(&disk.main.pid_file, &disk.ids).await?;
+        let templates = {
+            let shared = shared.clone();
+            let wanted = disk.templates(&look.loaded);
+            blocking(move || shared.templates(&wanted)).await
+        };
         let tls = {
             let shared = shared.clone();
             let wanted = interest.tls_files.clone();
             blocking(move || shared.tls_digests(&wanted)).await
         };
-        let look = shared.observer.look(&disk.main.pid_file, &disk.ids).await?;
 
         // What the workers that answer hold. With a manifest that cannot be believed, nothing is known to be held.
         let ids: Vec<&GenerationId> = match &look.loaded {
@@ -163,6 +184,7 @@ impl Nginx {
             generations: disk.generations,
             loaded_since: shared.loaded_since(&look.loaded),
             loaded: look.loaded,
+            templates,
             retiring_workers: look.retiring_workers,
             listens,
             tls,
@@ -225,7 +247,7 @@ impl Shared {
             };
             if let Some(rejection) = rejection {
                 let now = surroundings.get_or_insert_with(|| self.surroundings(&main, sources, files, build));
-                if !rejection.holds(now, Timestamp::now()) {
+                if !rejection.holds(now) {
                     retry.insert(id.clone());
                     continue;
                 }
@@ -244,6 +266,17 @@ impl Shared {
 
     fn surroundings(&self, main: &MainConfig, sources: &mut Sources, files: &mut Files, build: &Build) -> String {
         main.surroundings(sources, files, &self.generations.entry(), &build.version)
+    }
+
+    /// The sources of these templates, as far as they were kept.
+    fn templates(&self, digests: &BTreeSet<String>) -> BTreeMap<String, Arc<str>> {
+        let mut memory = self.memory();
+        let mut source = |digest: &String| {
+            let content = memory.files.get(&self.store.path(digest)).ok()?;
+            // An edited copy is none.
+            (*content.digest == **digest).then(|| (digest.clone(), content.text))
+        };
+        digests.iter().filter_map(&mut source).collect()
     }
 
     /// Digests of the TLS files, by upstream and path; for one that cannot be read, why.

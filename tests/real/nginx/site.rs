@@ -63,6 +63,7 @@ impl Site {
             probe: SocketAddr::from(([127, 0, 0, 1], free_port())),
             template: None,
             load_timeout: LIMIT,
+            max_worker_generations: 10,
         };
         let owner = Owner { project: "shop".to_owned(), node: "test".to_owned() };
         let nginx = Nginx::new(&settings, folder.path().join("reeve"), owner.clone());
