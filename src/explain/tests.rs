@@ -58,6 +58,8 @@ fn explain_in(name: &str, spec: &Spec, observed: &Observed) -> Result<Explanatio
     let renderer = Renderer::new(BUILT_IN, BUILT_IN_NAME).expect("the built-in template compiles");
     let nginx = NginxContext {
         renderer: &renderer,
+        template_fault: None,
+        max_worker_generations: 10,
         start: true,
         probe: ([127, 0, 0, 1], 9465).into(),
         generations: Path::new("/var/lib/reeve/generations"),
