@@ -108,23 +108,35 @@ fn a_large_loss_that_is_explained_is_believed_at_once() {
 
     let mut scene = Scene::new(1, 4);
     scene.catalog(|catalog| {
-        catalog.instances.iter_mut().filter(|one| one.owner.is_none()).for_each(|one| one.passing = false);
+        catalog.instances.iter_mut().filter(|one| one.owner.is_none()).for_each(|one| one.maintenance = true);
     });
-    assert_eq!(scene.endpoints(), (5, 1), "the catalog still has them, and a check of theirs says that they fail");
+    assert_eq!(scene.endpoints(), (5, 1), "somebody says that they are to get no requests");
 }
 
 #[test]
-fn doubts_are_no_explanation() {
-    let mut scene = Scene::new(1, 4);
-    scene.catalog(|catalog| {
-        for one in catalog.instances.iter_mut().filter(|one| one.owner.is_none()) {
-            (one.passing, one.doubtful) = (false, true);
-        }
-    });
-    assert_eq!(scene.endpoints(), (5, 5));
-    assert!(scene.waits().contains("distrust"));
+fn checks_that_all_fail_at_once_are_no_explanation() {
+    for doubtful in [true, false] {
+        let mut scene = Scene::new(1, 4);
+        scene.catalog(|catalog| {
+            for one in catalog.instances.iter_mut().filter(|one| one.owner.is_none()) {
+                (one.passing, one.doubtful) = (false, doubtful);
+            }
+        });
+        assert_eq!(scene.endpoints(), (5, 5));
+        assert!(scene.waits().contains("distrust"));
+        scene.now += SignedDuration::from_secs(10);
+        assert_eq!(scene.endpoints(), (5, 1));
+    }
+
+    // The agent was cut off, and with it its checks; Docker's own say that all is well.
+    let mut scene = Scene::new(3, 0);
+    tamper::apply(&mut scene.world, "critical web.1\ncritical web.2\ncritical web.3\n", scene.now);
+    assert_eq!(scene.endpoints(), (3, 3));
     scene.now += SignedDuration::from_secs(10);
-    assert_eq!(scene.endpoints(), (5, 1));
+    assert_eq!(scene.endpoints(), (3, 0));
+    let mut scene = Scene::new(3, 0);
+    tamper::apply(&mut scene.world, "critical web.1\n", scene.now);
+    assert_eq!(scene.endpoints(), (3, 2), "one alone is believed");
 }
 
 #[test]

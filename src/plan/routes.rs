@@ -23,8 +23,9 @@ type Place<'e> = (&'e str, u16);
 /// The answer of the catalog for one upstream, indexed: what it says of an instance that is no endpoint.
 struct Answer<'a> {
     catalog: &'a Catalog,
-    /// By place and by container: is everything that it lists there only doubtful?
+    /// By place: is everything that it lists there in maintenance?
     listed: BTreeMap<Place<'a>, bool>,
+    /// By container: is everything that it lists of it only doubtful?
     containers: BTreeMap<&'a str, bool>,
 }
 
@@ -32,7 +33,7 @@ impl<'a> Answer<'a> {
     fn of(catalog: &'a Catalog) -> Self {
         let mut answer = Self { catalog, listed: BTreeMap::new(), containers: BTreeMap::new() };
         for instance in &catalog.instances {
-            *answer.listed.entry((&instance.address, instance.port)).or_insert(true) &= instance.doubtful;
+            *answer.listed.entry((&instance.address, instance.port)).or_insert(true) &= instance.maintenance;
             if let Some(container) = instance.container.as_deref() {
                 *answer.containers.entry(container).or_insert(true) &= instance.doubtful;
             }
@@ -378,16 +379,18 @@ impl<'a> Planner<'a> {
             || answers.iter().any(|registration| consul.unsynced.contains_key(&registration.id))
     }
 
-    /// The endpoint went for a reason that is seen elsewhere: our own replica is unfit or leaving, or the catalog still
-    /// has the instance and says why it does not count, which a doubt does not.
+    /// The endpoint went for a reason that is seen elsewhere: our own replica is unfit or leaving, or it is in maintenance.
+    /// Checks that fail are no reason when most endpoints go by them at once: an agent that is cut off the network calls
+    /// everything critical that it cannot reach (seen), while nginx reaches all of it.
     fn loss_explained(&self, answer: &Answer<'_>, endpoint: &Endpoint) -> bool {
-        let judged = answer.listed.get(&(endpoint.address.as_str(), endpoint.port)) == Some(&false);
-        if judged || self.own_gone(endpoint) {
-            return true;
+        match answer.listed.get(&(endpoint.address.as_str(), endpoint.port)) {
+            Some(maintenance) => *maintenance || self.own_gone(endpoint),
+            // With both views at hand, what is ours was judged by them.
+            None => {
+                let ours = endpoint.container.is_some();
+                self.own_gone(endpoint) || (ours && self.facts.docker.is_some() && self.facts.consul.is_some())
+            }
         }
-        // With both views at hand, what is ours was judged by them.
-        let ours = endpoint.container.is_some();
-        ours && self.facts.docker.is_some() && self.facts.consul.is_some()
     }
 }
 
