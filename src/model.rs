@@ -185,6 +185,8 @@ impl Docker {
             DockerAction::CreateContainer(new) => {
                 if !self.containers.values().any(|container| container.name == new.name) {
                     let container = self.created(new, now);
+                    // Docker refuses to remove a network also while only stopped containers are attached to it.
+                    self.attach(&container, |attached| attached + 1);
                     self.containers.insert(container.id.clone(), container);
                 }
             }
@@ -198,8 +200,10 @@ impl Docker {
             }
             DockerAction::StopContainer { id, .. } => self.stop(id, now),
             DockerAction::RemoveContainer { id, .. } => {
-                if self.containers.get(id).is_some_and(|container| !container.state.running()) {
-                    self.containers.remove(id);
+                if self.containers.get(id).is_some_and(|container| !container.state.running())
+                    && let Some(container) = self.containers.remove(id)
+                {
+                    self.attach(&container, |attached| attached.saturating_sub(1));
                 }
             }
             DockerAction::ConnectNetwork { id, attachment, .. } => {
@@ -210,7 +214,7 @@ impl Docker {
                         return;
                     }
                     let running = container.state.running();
-                    network.attached += usize::from(running);
+                    network.attached += 1;
                     let endpoint = NetworkEndpoint {
                         network_id: network.id.clone(),
                         address: running.then_some(address),
@@ -223,7 +227,6 @@ impl Docker {
             DockerAction::DisconnectNetwork { id, network, .. } => {
                 if let Some(container) = self.containers.get_mut(id)
                     && container.networks.remove(network).is_some()
-                    && container.state.running()
                     && let Some(seen) = self.networks.get_mut(network)
                 {
                     seen.attached = seen.attached.saturating_sub(1);
@@ -242,11 +245,6 @@ impl Docker {
             Some(crate::spec::container::NetworkMode::Container(id)) => format!("container:{id}"),
             Some(crate::spec::container::NetworkMode::Service(name)) => format!("container:{name}"),
         };
-        let declared = new.config.healthcheck.as_ref().and_then(|check| check.test.as_ref());
-        let healthcheck = match declared {
-            Some(test) => test.first().is_some_and(|word| word != "NONE"),
-            None => image.is_some_and(|image| image.healthcheck),
-        };
         Container {
             id: new.name.clone(),
             name: new.name.clone(),
@@ -259,7 +257,8 @@ impl Docker {
             registers: new.registers,
             depends_on: new.depends_on.clone(),
             state: ContainerState::Created,
-            health: if healthcheck { Health::Starting } else { Health::None },
+            // Docker tells of a HEALTHCHECK only when it has run.
+            health: Health::None,
             networks: new.config.networks.keys().map(|name| (name.clone(), NetworkEndpoint::default())).collect(),
             published: Vec::new(),
             probe: None,
@@ -286,23 +285,19 @@ impl Docker {
                 .collect()
         };
         let mut port = self.free_port();
-        let networks = &mut self.networks;
+        let healthcheck = self.has_healthcheck(&self.containers[&id].config);
+        let networks = &self.networks;
         let Some(container) = self.containers.get_mut(&id) else { return };
         if container.state.running() {
             return;
         }
         container.state = ContainerState::Running { started_at: now };
         container.probe = None;
-        if container.health != Health::None {
-            container.health = Health::Starting;
-        }
+        container.health = if healthcheck { Health::Starting } else { Health::None };
         for (name, address) in addresses {
-            let seen = networks.get_mut(&name);
-            let gateway = seen.as_ref().and_then(|seen| seen.gateway);
-            let network_id = seen.as_ref().map(|seen| seen.id.clone()).unwrap_or_default();
-            if let Some(seen) = seen {
-                seen.attached += 1;
-            }
+            let seen = networks.get(&name);
+            let gateway = seen.and_then(|seen| seen.gateway);
+            let network_id = seen.map(|seen| seen.id.clone()).unwrap_or_default();
             let endpoint = NetworkEndpoint { network_id, address: Some(address), address6: None, gateway };
             container.networks.insert(name, endpoint);
         }
@@ -331,10 +326,27 @@ impl Docker {
         };
         container.state = ContainerState::Exited { code: 0, started_at, finished_at: Some(now) };
         container.published.clear();
-        for (name, endpoint) in &mut container.networks {
+        for endpoint in container.networks.values_mut() {
             *endpoint = NetworkEndpoint::default();
+        }
+    }
+
+    /// Of its own configuration, or else of its image.
+    fn has_healthcheck(&self, config: &str) -> bool {
+        let config: serde_json::Value = serde_json::from_str(config).unwrap_or_default();
+        match config.pointer("/healthcheck/test/0") {
+            Some(word) => word != "NONE",
+            None => {
+                let image = config["image"].as_str().and_then(|image| self.images.get(image));
+                image.is_some_and(|image| image.healthcheck)
+            }
+        }
+    }
+
+    fn attach(&mut self, container: &Container, change: impl Fn(usize) -> usize) {
+        for name in container.networks.keys() {
             if let Some(seen) = self.networks.get_mut(name) {
-                seen.attached = seen.attached.saturating_sub(1);
+                seen.attached = change(seen.attached);
             }
         }
     }

@@ -89,22 +89,15 @@ impl Fault {
                 container.state =
                     ContainerState::Exited { code: 137, started_at: Some(started_at), finished_at: Some(now) };
                 container.published.clear();
-                let names: Vec<String> = container.networks.keys().cloned().collect();
                 for endpoint in container.networks.values_mut() {
                     endpoint.address = None;
-                }
-                for name in names {
-                    let seen = docker.networks.get_mut(&name)?;
-                    seen.attached = seen.attached.saturating_sub(1);
                 }
             }
             Self::Removed(id) => {
                 let container = docker.containers.remove(id)?;
-                if container.state.running() {
-                    for name in container.networks.keys() {
-                        let seen = docker.networks.get_mut(name)?;
-                        seen.attached = seen.attached.saturating_sub(1);
-                    }
+                for name in container.networks.keys() {
+                    let seen = docker.networks.get_mut(name)?;
+                    seen.attached = seen.attached.saturating_sub(1);
                 }
             }
             Self::Paused(id) => {

@@ -1,6 +1,7 @@
 //! Tests against real servers. One binary, one module for each area, so that it is linked once. Each test uses its own
 //! names, ports and folders, and takes down what it has started.
 
+mod conformance;
 mod consul;
 mod docker;
 mod e2e_absent;
@@ -11,6 +12,9 @@ mod e2e_controller;
 mod e2e_crash;
 mod e2e_drift;
 mod e2e_explain;
+mod e2e_faults_consul;
+mod e2e_faults_docker;
+mod e2e_faults_nginx;
 mod e2e_load;
 mod e2e_routes;
 mod e2e_strangers;

@@ -12,6 +12,8 @@ pub struct Agent {
     ports: [u16; 4],
     node: String,
     folder: PathBuf,
+    /// It keeps its state on disk, and has it again after `kill` and `start`.
+    pub keeps_state: bool,
     process: Option<Child>,
 }
 
@@ -24,14 +26,14 @@ impl Drop for Agent {
 impl Agent {
     /// Nothing runs yet.
     pub fn new(folder: &Path, node: &str, ports: [u16; 4]) -> Self {
-        Self { ports, node: node.to_owned(), folder: folder.to_owned(), process: None }
+        Self { ports, node: node.to_owned(), folder: folder.to_owned(), keeps_state: false, process: None }
     }
 
-    /// Starts it with an empty state (`-dev` keeps nothing on disk), and waits until it has a leader.
+    /// Starts it, with an empty state unless it keeps its own (`-dev` has nothing on disk), and waits until it has a leader.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "it runs");
         let [http, server, serf_lan, serf_wan] = self.ports;
-        let config = json!({
+        let mut config = json!({
             "node_name": self.node,
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
@@ -39,11 +41,21 @@ impl Agent {
             "log_level": "warn",
             "disable_update_check": true,
         });
+        let mut arguments = vec!["agent"];
+        if self.keeps_state {
+            config["server"] = json!(true);
+            config["bootstrap_expect"] = json!(1);
+            config["data_dir"] = json!(self.folder.join("consul-data"));
+            config["performance"] = json!({ "raft_multiplier": 1 });
+        } else {
+            arguments.push("-dev");
+        }
         let file = self.folder.join("consul.json");
         std::fs::write(&file, config.to_string()).expect("the agent's configuration is written");
         let log = std::fs::File::create(self.folder.join("consul.log")).expect("the agent's log is made");
         let child = Command::new("consul")
-            .args(["agent", "-dev", "-config-file"])
+            .args(arguments)
+            .arg("-config-file")
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a handle"))

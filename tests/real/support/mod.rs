@@ -5,6 +5,7 @@
 //! say themselves.
 
 pub mod agent;
+pub mod cluster;
 pub mod docker;
 pub mod golden;
 pub mod http;
@@ -17,6 +18,7 @@ pub mod site;
 pub mod snapshot;
 pub mod socket;
 pub mod traffic;
+pub mod watcher;
 
 use std::time::{Duration, Instant};
 

@@ -123,7 +123,11 @@ fn files_of(state: &Path) -> BTreeMap<String, PathBuf> {
 
 /// `None`: there is no such upstream, or it was exchanged between two looks.
 pub fn servers_of(state: &Path, upstream: &str) -> Option<BTreeSet<String>> {
-    let path = files_of(state).remove(&format!("upstream-{upstream}.conf"))?;
+    servers_in(&files_of(state).remove(&format!("upstream-{upstream}.conf"))?)
+}
+
+/// `address:port` of each server that a file of a generation names; `None`: there is no such file.
+pub fn servers_in(path: &Path) -> Option<BTreeSet<String>> {
     let text = fs::read_to_string(path).ok()?;
     let servers = text.lines().filter_map(|line| line.trim().strip_prefix("server "));
     Some(servers.map(|rest| rest.trim_end_matches(';').split(' ').next().unwrap_or_default().to_owned()).collect())

@@ -1,11 +1,11 @@
-//! A Docker socket that can be taken away: a proxy in front of the real one. Stopping the machine's Docker would stop
-//! everybody's.
+//! A Docker socket that can be taken away, fall silent or become slow: a proxy in front of the real one. Stopping the
+//! machine's Docker would stop everybody's.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +14,19 @@ pub const DOCKER: &str = "/var/run/docker.sock";
 
 pub struct Proxy {
     path: PathBuf,
+    faults: Arc<Faults>,
     open: Option<Open>,
+}
+
+/// What happens to the engine's answers.
+#[derive(Default)]
+struct Faults {
+    /// Nothing is passed on, and nothing is closed.
+    silent: AtomicBool,
+    /// The same for event streams alone.
+    silent_events: AtomicBool,
+    /// Before each piece of an answer, in milliseconds.
+    delay: AtomicU64,
 }
 
 struct Open {
@@ -26,7 +38,20 @@ struct Open {
 impl Proxy {
     /// Nothing listens yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), open: None }
+        Self { path: path.to_owned(), faults: Arc::default(), open: None }
+    }
+
+    pub fn silence(&self, silent: bool) {
+        self.faults.silent.store(silent, Ordering::Relaxed);
+    }
+
+    pub fn silence_events(&self, silent: bool) {
+        self.faults.silent_events.store(silent, Ordering::Relaxed);
+    }
+
+    pub fn slow_down(&self, delay: Duration) {
+        let delay = u64::try_from(delay.as_millis()).expect("a short one");
+        self.faults.delay.store(delay, Ordering::Relaxed);
     }
 
     pub fn open(&mut self) {
@@ -35,13 +60,13 @@ impl Proxy {
         listener.set_nonblocking(true).expect("a socket option");
         let stop = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(Mutex::new(Vec::new()));
-        let (stopped, kept) = (Arc::clone(&stop), Arc::clone(&connections));
+        let (stopped, kept, faults) = (Arc::clone(&stop), Arc::clone(&connections), Arc::clone(&self.faults));
         let accepting = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((client, _)) => {
                         // Docker itself may be restarting; the client then sees a closed connection.
-                        let _ = join(client, &kept);
+                        let _ = join(client, &kept, &faults);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
                     Err(error) => panic!("accept: {error}"),
@@ -65,20 +90,57 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        // Threads that hold an answer back end.
+        self.silence(false);
+        self.silence_events(false);
         self.close();
     }
 }
 
-fn join(client: UnixStream, kept: &Mutex<Vec<UnixStream>>) -> io::Result<()> {
+fn join(client: UnixStream, kept: &Mutex<Vec<UnixStream>>, faults: &Arc<Faults>) -> io::Result<()> {
     client.set_nonblocking(false)?;
     let engine = UnixStream::connect(DOCKER)?;
     kept.lock().expect("no panic inside").extend([client.try_clone()?, engine.try_clone()?]);
-    for (mut from, mut to) in [(client.try_clone()?, engine.try_clone()?), (engine, client)] {
-        thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
-            // Half: the other direction may still have an answer under way.
-            let _ = to.shutdown(Shutdown::Write);
-        });
-    }
+    let events = Arc::new(AtomicBool::new(false));
+    let asked =
+        Way { from: client.try_clone()?, to: engine.try_clone()?, faults: Arc::default(), events: events.clone() };
+    let answered = Way { from: engine, to: client, faults: faults.clone(), events };
+    thread::spawn(move || asked.pass_on(true));
+    thread::spawn(move || answered.pass_on(false));
     Ok(())
+}
+
+/// One direction of a connection.
+struct Way {
+    from: UnixStream,
+    to: UnixStream,
+    faults: Arc<Faults>,
+    /// The connection carries an event stream.
+    events: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn pass_on(mut self, requests: bool) {
+        let mut bytes = [0; 16 * 1024];
+        while let Ok(length @ 1..) = self.from.read(&mut bytes) {
+            let piece = &bytes[..length];
+            if requests && piece.windows(8).any(|window| window == b"/events?") {
+                self.events.store(true, Ordering::Relaxed);
+            }
+            thread::sleep(Duration::from_millis(self.faults.delay.load(Ordering::Relaxed)));
+            while self.silent() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if self.to.write_all(piece).is_err() {
+                break;
+            }
+        }
+        // Half: the other direction may still have an answer under way.
+        let _ = self.to.shutdown(Shutdown::Write);
+    }
+
+    fn silent(&self) -> bool {
+        let of_events = self.events.load(Ordering::Relaxed) && self.faults.silent_events.load(Ordering::Relaxed);
+        of_events || self.faults.silent.load(Ordering::Relaxed)
+    }
 }
