@@ -17,7 +17,7 @@ use reeve::plan::{self, Action, ConsulAction, DockerAction, NginxAction, Removal
 use reeve::settings::{Settings, Sources};
 use reeve::spec::Spec;
 use reeve::spec::load::{LoadOptions, load_text};
-use reeve::world::{ActionError, Execute as _, Observe as _};
+use reeve::world::{Execute as _, Observe as _};
 
 use self::facts::{Facts, differences};
 use crate::support::shop::WEB_2;
@@ -96,9 +96,7 @@ impl Walk {
                 expected.after(action, &self.engine.owner, Timestamp::now());
                 "done".to_owned()
             }
-            Err(error @ (ActionError::Conflict(_) | ActionError::Permanent(_) | ActionError::Transient(_))) => {
-                format!("refused: {error}")
-            }
+            Err(error) => format!("refused: {error}"),
         };
         *self.kinds.entry(action.kind()).or_default() += usize::from(result.is_ok());
         self.done.push(format!("{action:?}: {outcome}"));
