@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test bench lint
+.PHONY: help build demo demo-down test test-long bench lint
 
 # One step of a longer run: a banner, the time it took, and which step it was when it fails.
 define stage
@@ -36,6 +36,13 @@ test: ## everything: servers, images, build, format, lints, tests against real s
 	$(call stage,lints,cargo clippy --locked --all-targets -- -D warnings)
 	$(call stage,tests,RUST_TEST_THREADS=4 cargo test --locked)
 	@printf '\n=== all stages passed\n'
+
+test-long: ## the long tests on real servers: storms, a crash after every action; prints a table
+	$(call stage,toolchain,manifests/demo/toolchain.sh)
+	$(call stage,servers,manifests/demo/servers.sh)
+	$(call stage,images,manifests/demo/images.sh)
+	$(call stage,build,cargo build --locked)
+	$(call stage,long tests,tests/long.sh)
 
 lint: ## format and lints alone
 	@manifests/demo/toolchain.sh fmt clippy

@@ -129,25 +129,24 @@ fn after_a_crash_at_any_kind_of_action_the_end_is_the_same() {
     same_end("destroy", &gone, &Snapshot::masked(&site));
 }
 
-/// Crashes at the first action, at the second one and so on, with the whole way to the end after each; `back` leads back to
-/// where `forth` begins. The number of crash points, and the smallest set of endpoints on the way.
-fn crash_at_every(site: &Site, forth: impl Fn() -> &'static [&'static str], back: impl Fn(), end: &Snapshot) -> usize {
+/// Crashes at the first action, at the second one and so on, with the whole way to the end after each. `begin` prepares for
+/// the crash of this number: the command, and the end that it must come to. The number of crash points.
+fn crash_at_every<'e>(site: &Site, begin: impl Fn(usize) -> (&'static [&'static str], &'e Snapshot)) -> usize {
     for number in 1.. {
-        let arguments = forth();
+        let (arguments, end) = begin(number);
         let outcome = site.reeve_until_crash(&number.to_string(), arguments);
         site.reeve(arguments).success();
         same_end(&format!("a crash after action {number}"), end, &Snapshot::masked(site));
         if outcome.code.is_some() {
             return number - 1;
         }
-        back();
     }
     unreachable!("no end of actions")
 }
 
 fn row(what: &str, points: usize, started: Instant) {
     assert!(points > 5, "only {points} actions in {what}");
-    eprintln!("| crash after every action: {what:<23} | {points:>5} | {:>4} s |", started.elapsed().as_secs());
+    eprintln!("| crash after every action of {what:<22} | {points:>6} | {:>4} s |", started.elapsed().as_secs());
 }
 
 #[test]
@@ -156,15 +155,16 @@ fn after_a_crash_at_every_action_of_a_roll_the_end_is_the_same() {
     let site = Site::new("crashroll");
     let old = shop(&site, 2);
     let new = Shop { image: WEB_2.to_owned(), ..old.clone() };
-    site.apply(&new);
-    let end = Snapshot::masked(&site);
-    site.apply(&old);
+    let ends = [&old, &new].map(|spec| {
+        site.apply(spec);
+        Snapshot::masked(&site)
+    });
     let (started, traffic, endpoints) = (Instant::now(), Traffic::start(site.listen()), Endpoints::watch(&site));
-    let forth = || {
-        site.write_spec(&new);
-        APPLY
-    };
-    let points = crash_at_every(&site, forth, || drop(site.apply(&old)), &end);
+    // From the new one to the old one and back: each roll begins where the one before ended.
+    let points = crash_at_every(&site, |number| {
+        site.write_spec([&old, &new][(number + 1) % 2]);
+        (APPLY, &ends[(number + 1) % 2])
+    });
     row("roll of 2", points, started);
     traffic.all_were_answered();
     for servers in endpoints.seen() {
@@ -181,13 +181,12 @@ fn after_a_crash_at_every_action_of_a_scale_down_the_end_is_the_same() {
     site.apply(&one);
     let end = Snapshot::masked(&site);
     let kept = site.nginx.servers("site");
-    site.apply(&three);
     let (started, traffic, endpoints) = (Instant::now(), Traffic::start(site.listen()), Endpoints::watch(&site));
-    let forth = || {
+    let points = crash_at_every(&site, |_| {
+        site.apply(&three);
         site.write_spec(&one);
-        APPLY
-    };
-    let points = crash_at_every(&site, forth, || drop(site.apply(&three)), &end);
+        (APPLY, &end)
+    });
     row("scale 3 to 1", points, started);
     traffic.all_were_answered();
     for servers in endpoints.seen() {
@@ -204,9 +203,16 @@ fn after_a_crash_at_every_action_of_deploy_and_destroy_the_end_is_the_same() {
     let end = Snapshot::masked(&site);
     site.reeve(DESTROY).success();
     let gone = Snapshot::masked(&site);
-    let destroy = || drop(site.reeve(DESTROY).success());
     let started = Instant::now();
-    row("deploy of 2", crash_at_every(&site, || APPLY, destroy, &end), started);
+    let points = crash_at_every(&site, |_| {
+        site.reeve(DESTROY).success();
+        (APPLY, &end)
+    });
+    row("deploy of 2", points, started);
     let started = Instant::now();
-    row("destroy", crash_at_every(&site, || DESTROY, || drop(site.apply(&shop)), &gone), started);
+    let points = crash_at_every(&site, |_| {
+        site.apply(&shop);
+        (DESTROY, &gone)
+    });
+    row("destroy", points, started);
 }

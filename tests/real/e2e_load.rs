@@ -169,7 +169,7 @@ fn storm(name: &str, changes: u32, scenario: &str) {
     for number in 0..changes {
         shop.image = [WEB, WEB_2, WEB_2][number as usize % 3].to_owned();
         shop.replicas = [4, 2, 3, 1, 4][number as usize % 5];
-        let option = ["balance: least_conn", "balance: random", "max_body_size: 2m", "headers: { X-Env: storm }"];
+        let option = ["balance: least_conn", "keepalive: 8", "max_body_size: 2m", "headers: { X-Env: storm }"];
         let upstream = upstream("web", site.listen()).replace(" }", &format!(", {} }}", option[number as usize % 4]));
         shop.upstreams = vec![("site".to_owned(), upstream)];
         site.write_spec(&shop);

@@ -22,7 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use connection::{Broken, Connection, Socket};
 
 /// No scenario takes so long; a load that nobody ends, ends by itself.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 /// Longer than each answer takes, and than nginx needs to give a dead server up.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// More under way than this says that nothing is answered any more; it must not take the machine as well.

@@ -86,8 +86,13 @@ impl Snapshot {
             facts.insert(format!("nginx {name}"), lines.join("\n"));
         }
         facts.insert("loaded".to_owned(), format!("{:?}", site.loaded_is_current().is_ok()));
+        // What is kept for a rollback and for a person to look back is history: a crash may cost it.
+        let history = ["kept", "history.jsonl", "history.1.jsonl"];
         for entry in fs::read_dir(site.state()).into_iter().flatten().flatten() {
-            facts.insert(format!("file {}", entry.file_name().display()), String::new());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !history.contains(&name.as_str()) {
+                facts.insert(format!("file {name}"), String::new());
+            }
         }
         Self { facts }
     }
