@@ -3,7 +3,7 @@
 //! Owns the answers to "is it …?". It decides nothing; what follows from an answer is in the modules beside it.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -52,9 +52,14 @@ pub struct Facts<'a> {
     pub now: Timestamp,
     observed: &'a Observed,
     by_service: BTreeMap<&'a str, Vec<&'a Container>>,
-    by_container: BTreeMap<&'a str, Vec<&'a Registration>>,
+    // Asked several times for every container in every pass. A sorted map of ten thousand ids compares a dozen of them for
+    // one answer, each somewhere else in memory: with those, most of a plan's time. These are only ever asked, never gone
+    // through, since their order is another one in every run.
+    by_id: HashMap<&'a str, &'a Container>,
+    registrations: HashMap<&'a str, &'a Registration>,
+    by_container: HashMap<&'a str, Vec<&'a Registration>>,
     /// Containers that some live worker may send requests to, each with the upstreams in which *every* live worker does.
-    routes: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    routes: HashMap<&'a str, Vec<&'a str>>,
     /// The same as addresses, whoever's they are.
     addresses_routed: OnceCell<BTreeSet<(&'a str, u16)>>,
     /// By the service that a loaded upstream asks Consul for: the longest drain.
@@ -65,6 +70,21 @@ pub struct Facts<'a> {
     ever_routed: OnceCell<BTreeSet<&'a str>>,
     holders: OnceCell<Holders<'a>>,
     agent_network: OnceCell<Option<&'a str>>,
+}
+
+/// The upstreams of a generation that route to a container, by its id.
+fn routes_of(generation: &Generation) -> HashMap<&str, Vec<&str>> {
+    let mut routes: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (name, routed) in &generation.manifest.upstreams {
+        for container in routed.endpoints.iter().filter_map(|endpoint| endpoint.container.as_deref()) {
+            let names = routes.entry(container).or_default();
+            // Two of its ports may be endpoints of one upstream.
+            if names.last().is_none_or(|last| *last != name.as_str()) {
+                names.push(name);
+            }
+        }
+    }
+    routes
 }
 
 /// By the service that is asked of Consul.
@@ -93,11 +113,16 @@ impl<'a> Facts<'a> {
         let consul = observed.consul.known();
         let nginx = observed.nginx.known();
         let mut by_service: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
-        for container in docker.iter().flat_map(|docker| docker.containers.values()) {
+        let mut by_id = HashMap::with_capacity(docker.map_or(0, |docker| docker.containers.len()));
+        for (id, container) in docker.iter().flat_map(|docker| &docker.containers) {
             by_service.entry(&container.service).or_default().push(container);
+            by_id.insert(id.as_str(), container);
         }
-        let mut by_container: BTreeMap<&str, Vec<&Registration>> = BTreeMap::new();
-        for registration in consul.iter().flat_map(|consul| consul.registrations.values()) {
+        let count = consul.map_or(0, |consul| consul.registrations.len());
+        let mut registrations = HashMap::with_capacity(count);
+        let mut by_container: HashMap<&str, Vec<&Registration>> = HashMap::with_capacity(count);
+        for (id, registration) in consul.iter().flat_map(|consul| &consul.registrations) {
+            registrations.insert(id.as_str(), registration);
             by_container.entry(&registration.container).or_default().push(registration);
         }
         let mut facts = Self {
@@ -107,8 +132,10 @@ impl<'a> Facts<'a> {
             now,
             observed,
             by_service,
+            by_id,
+            registrations,
             by_container,
-            routes: BTreeMap::new(),
+            routes: HashMap::new(),
             addresses_routed: OnceCell::new(),
             loaded_drains: OnceCell::new(),
             remembered_drains: OnceCell::new(),
@@ -118,12 +145,7 @@ impl<'a> Facts<'a> {
             agent_network: OnceCell::new(),
         };
         for (number, (_, generation)) in facts.loaded_generations().into_iter().enumerate() {
-            let mut routes: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-            for (name, routed) in &generation.manifest.upstreams {
-                for container in routed.endpoints.iter().filter_map(|endpoint| endpoint.container.as_deref()) {
-                    routes.entry(container).or_default().insert(name);
-                }
-            }
+            let routes = routes_of(generation);
             if number == 0 {
                 facts.routes = routes;
                 continue;
@@ -142,6 +164,16 @@ impl<'a> Facts<'a> {
     /// Our containers of a service, by id.
     pub fn containers(&self, service: &str) -> &[&'a Container] {
         self.by_service.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// Our container with this id.
+    pub fn container(&self, id: &str) -> Option<&'a Container> {
+        self.by_id.get(id).copied()
+    }
+
+    /// Our registration with this id.
+    pub fn registration(&self, id: &str) -> Option<&'a Registration> {
+        self.registrations.get(id).copied()
     }
 
     /// Every service that has a container of ours.

@@ -1,7 +1,7 @@
 //! Start-first or stop-first: decided by what the service is when the spec does not say.
 
 use crate::spec::container::{MountSource, NetworkMode, Published};
-use crate::spec::{Service, Spec, UpdateOrder};
+use crate::spec::{Service, UpdateOrder};
 
 /// The order in which a replica of the service is replaced, and why it is not start-first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Order {
 
 /// `update_config.order` wins where it is possible. Unset, a service is replaced start-first only if traffic would notice
 /// (it registers) and nothing of it can exist only once.
-pub fn decide(spec: &Spec, service: &Service) -> Order {
+pub fn decide(service: &Service) -> Order {
     let stop_first = |reason: String| Order { order: UpdateOrder::StopFirst, reason };
     if let Some(reason) = exists_once(service) {
         return stop_first(reason);
@@ -29,10 +29,8 @@ pub fn decide(spec: &Spec, service: &Service) -> Order {
     if let Some(target) = writable_storage(service) {
         return stop_first(format!("{target} is a writable volume or bind"));
     }
-    let routed = service.register.iter().any(|register| {
-        spec.upstreams.values().any(|up| up.query.as_ref().is_some_and(|query| query.service == register.name))
-    });
-    if service.register.is_empty() && !routed {
+    if service.register.is_empty() {
+        // What is not registered is not routed either.
         return stop_first("it is neither registered nor routed".to_owned());
     }
     Order { order: UpdateOrder::StartFirst, reason: String::new() }

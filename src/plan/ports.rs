@@ -1,5 +1,6 @@
 //! Choosing host ports and names for a new replica.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -16,18 +17,26 @@ struct Holder {
     ours: bool,
 }
 
-/// The host ports and names that are taken on this engine.
-pub struct Taken {
+/// The host ports and names that are taken on this engine. Gathered when the first one is asked for: nearly always nothing
+/// is to be made.
+pub struct Taken<'a> {
+    docker: &'a Docker,
+    strangers: bool,
+    held: OnceCell<Held>,
+}
+
+#[derive(Default)]
+struct Held {
     /// By host port.
     holders: BTreeMap<u16, Vec<Holder>>,
     names: BTreeSet<String>,
     stranger_names: BTreeSet<String>,
 }
 
-impl Taken {
+impl Held {
     /// `strangers`: those count, too.
-    pub fn of(docker: &Docker, strangers: bool) -> Self {
-        let mut taken = Self { holders: BTreeMap::new(), names: BTreeSet::new(), stranger_names: BTreeSet::new() };
+    fn of(docker: &Docker, strangers: bool) -> Self {
+        let mut taken = Self::default();
         for container in docker.containers.values() {
             taken.hold_container(container);
         }
@@ -66,15 +75,28 @@ impl Taken {
             });
         }
     }
+}
+
+impl<'a> Taken<'a> {
+    /// `strangers`: those count, too.
+    pub fn of(docker: &'a Docker, strangers: bool) -> Self {
+        Self { docker, strangers, held: OnceCell::new() }
+    }
+
+    fn held(&self) -> &Held {
+        self.held.get_or_init(|| Held::of(self.docker, self.strangers))
+    }
 
     /// Takes what a replica that this wave creates will hold.
     pub fn reserve(&mut self, name: &str, ports: &[ChosenPort]) {
-        self.names.insert(name.to_owned());
-        self.hold(name, ports);
+        let mut held = self.held.take().unwrap_or_else(|| Held::of(self.docker, self.strangers));
+        held.names.insert(name.to_owned());
+        held.hold(name, ports);
+        self.held = OnceCell::from(held);
     }
 
     fn holder(&self, port: &Port, host: u16) -> Option<&Holder> {
-        let mut held = self.holders.get(&host)?.iter();
+        let mut held = self.held().holders.get(&host)?.iter();
         held.find(|held| held.protocol == port.protocol && overlap(held.host_ip, port.host_ip))
     }
 
@@ -125,7 +147,7 @@ impl Taken {
     /// tagged anew: same configuration, same hash), or `container_name`.
     pub fn choose_name(&self, project: &str, service: &Service, slot: u32) -> Result<String, String> {
         if let Some(name) = &service.config.container_name {
-            if self.names.contains(name) {
+            if self.held().names.contains(name) {
                 return Err(format!("the replica that has the name {name} is not removed yet"));
             }
             return self.unless_stranger(name.clone());
@@ -133,12 +155,12 @@ impl Taken {
         let plain = plain_name(project, service, slot);
         let free = std::iter::once(plain.clone())
             .chain((2..).map(|number| format!("{plain}-{number}")))
-            .find(|name| !self.names.contains(name));
+            .find(|name| !self.held().names.contains(name));
         self.unless_stranger(free.unwrap_or(plain))
     }
 
     fn unless_stranger(&self, name: String) -> Result<String, String> {
-        if self.stranger_names.contains(&name) {
+        if self.held().stranger_names.contains(&name) {
             return Err(format!(
                 "the name {name} is taken by a container that is not ours; remove or rename that container"
             ));

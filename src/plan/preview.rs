@@ -306,7 +306,7 @@ impl Lowlights {
             .filter_map(|(name, healthy)| {
                 let service = spec.services.get(&name).filter(|service| !service.job && service.replicas > 0)?;
                 let network = service.config.networks.keys().find(|name| networks.contains(*name));
-                let order = super::order::decide(spec, service);
+                let order = super::order::decide(service);
                 let reason = match (network, order.order) {
                     _ if healthy >= service.replicas => String::new(),
                     (Some(network), _) => format!("network {network} is replaced"),

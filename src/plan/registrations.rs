@@ -2,8 +2,9 @@
 //!
 //! A replica that leaves is `retire`'s; here its registrations are only kept as they are until then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -14,12 +15,108 @@ use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::retire::seconds;
 use super::{Change, ObjectKey};
-use crate::observed::{CheckStatus, Container, Health, Maintenance, Registration};
+use crate::observed::{CheckSeen, CheckStatus, Container, Health, Maintenance, Registration};
 use crate::spec::container::hex;
-use crate::spec::{CheckAddress, Register, Service};
+use crate::spec::{Check, CheckAddress, Register, Service};
 
 /// How long the agent may take to bring a registration into the catalog.
 const SYNC_TIME: Duration = Duration::from_secs(10);
+
+/// A `register` of a service, and what is the same for all its replicas.
+struct Declared<'a> {
+    register: &'a Register,
+    /// The declared check's digest, begun: only the address differs from replica to replica.
+    digest: Option<CheckDigest>,
+}
+
+impl<'a> Declared<'a> {
+    fn of(service: &'a Service) -> Vec<Self> {
+        let of = |register: &'a Register| Self { register, digest: register.check.as_ref().map(CheckDigest::of) };
+        service.register.iter().map(of).collect()
+    }
+}
+
+/// The digest of a check's definition and of the address that is checked.
+struct CheckDigest(Sha256);
+
+impl CheckDigest {
+    fn of(check: &Check) -> Self {
+        let json = serde_json::to_string(check).expect("a check has string keys only and cannot fail to serialise");
+        Self(Sha256::new().chain_update("[").chain_update(json))
+    }
+
+    fn at(&self, address: &str, port: u16) -> String {
+        let address = serde_json::to_string(address).expect("a text cannot fail to serialise");
+        hex(&self.0.clone().chain_update(format!(",{address},{port}]")).finalize()[..8])
+    }
+}
+
+/// What a replica should be registered as. The spec's part is borrowed: this is compared for every replica in every pass,
+/// and copied only to be written.
+struct Wanted<'w> {
+    container: &'w Container,
+    register: &'w Register,
+    address: String,
+    port: u16,
+    /// Where the declared check asks, when that is not where the replica is registered.
+    checked: Option<IpAddr>,
+    /// Of the declared check, if there is one.
+    digest: Option<String>,
+}
+
+impl Wanted<'_> {
+    fn health(&self) -> bool {
+        self.container.health != Health::None
+    }
+
+    /// An update would change nothing.
+    fn is(&self, seen: &Registration) -> bool {
+        seen.name == self.register.name
+            && seen.address == self.address
+            && seen.port == self.port
+            && seen.tags == self.register.tags
+            && seen.meta == self.register.meta
+            && seen.container == self.container.id
+            && seen.check_digest == self.digest
+            && own_check(seen, DECLARED).is_some() == self.digest.is_some()
+            && own_check(seen, HEALTH).is_some() == self.health()
+    }
+
+    fn written(self, id: &str) -> NewRegistration {
+        let health = self.health();
+        let check = self.register.check.as_ref().zip(self.digest).map(|(check, digest)| {
+            let (address, port) = match self.checked {
+                Some(own) => (own.to_string(), self.register.port),
+                None => (self.address.clone(), self.port),
+            };
+            WantedCheck { check: check.clone(), address, port, digest }
+        });
+        NewRegistration {
+            id: id.to_owned(),
+            name: self.register.name.clone(),
+            address: self.address,
+            port: self.port,
+            tags: self.register.tags.clone(),
+            meta: self.register.meta.clone(),
+            service: self.container.service.clone(),
+            slot: self.container.slot,
+            container: self.container.id.clone(),
+            check,
+            health,
+            drain_start: None,
+        }
+    }
+}
+
+/// What stands behind the registration's id in the id of its declared check, and of the one that follows the HEALTHCHECK.
+const DECLARED: &str = ":declared";
+const HEALTH: &str = ":health";
+
+fn own_check<'r>(registration: &'r Registration, which: &str) -> Option<&'r CheckSeen> {
+    let mut checks = registration.checks.iter();
+    let found = checks.find(|(id, _)| id.strip_prefix(registration.id.as_str()) == Some(which));
+    found.map(|(_, check)| check)
+}
 
 impl<'a> Planner<'a> {
     pub(super) fn registrations(&mut self) {
@@ -42,7 +139,8 @@ impl<'a> Planner<'a> {
                 self.wait(ObjectKey::Service(service.name.clone()), "no_leader", "Consul has no leader");
             }
         }
-        let mut wanted_ids: BTreeSet<String> = BTreeSet::new();
+        // Ids of registrations that are there and stay. Only ever asked, never gone through.
+        let mut kept: HashSet<&'a str> = HashSet::with_capacity(consul.registrations.len());
         let rosters = self.rosters.clone();
         for service in spec.services.values() {
             let Some(roster) = rosters.get(service.name.as_str()) else { continue };
@@ -51,26 +149,28 @@ impl<'a> Planner<'a> {
                 self.keep_health(&containers);
                 continue;
             }
+            let declared = Declared::of(service);
             for container in roster.current.values().copied() {
                 if self.retiring.contains(container.id.as_str()) && self.holds(Gate::NotRetiring) {
                     continue;
                 }
-                for register in &service.register {
-                    let id = self.registration_id(container, register);
+                for declared in &declared {
+                    let id = self.registration_id(container, declared.register);
+                    let seen = self.facts.registration(&id);
                     if !no_leader {
-                        self.registration(service, container, register, &id);
+                        self.registration(service, container, declared, &id, seen);
                     }
-                    wanted_ids.insert(id);
+                    kept.extend(seen.map(|seen| seen.id.as_str()));
                 }
             }
             for leaving in &roster.leaving {
                 let leaves = self.retiring.contains(leaving.container.id.as_str()) && self.holds(Gate::NotRetiring);
                 if !leaves && self.holds(Gate::KeepRegistered) {
-                    self.keep_registered(service, leaving.container, no_leader, &mut wanted_ids);
+                    self.keep_registered(service, leaving.container, no_leader, &mut kept);
                 }
             }
         }
-        self.unwanted_registrations(&wanted_ids);
+        self.unwanted_registrations(&kept);
         // A moment is what anti-entropy takes.
         let now = self.now;
         for (id, since) in consul.unsynced.iter().filter(|(_, since)| after(**since, SYNC_TIME) <= now) {
@@ -90,7 +190,7 @@ impl<'a> Planner<'a> {
     fn keep_health(&mut self, containers: &[&'a Container]) {
         for container in containers {
             for registration in self.facts.registrations(&container.id).to_vec() {
-                self.health(container, registration, ObjectKey::Registration(registration.id.clone()));
+                self.health(container, registration);
             }
         }
     }
@@ -102,30 +202,38 @@ impl<'a> Planner<'a> {
         service: &'a Service,
         container: &'a Container,
         no_leader: bool,
-        wanted: &mut BTreeSet<String>,
+        kept: &mut HashSet<&'a str>,
     ) {
         let registrations = self.facts.registrations(&container.id).to_vec();
         for registration in &registrations {
-            wanted.insert(registration.id.clone());
-            self.health(container, registration, ObjectKey::Registration(registration.id.clone()));
+            kept.insert(&registration.id);
+            self.health(container, registration);
         }
         if !registrations.is_empty() || no_leader {
             return;
         }
         let advertise = self.context.advertise.as_deref();
-        for register in &service.register {
-            if self.facts.registered_address(container, register, advertise).is_ok() {
-                let id = self.registration_id(container, register);
-                self.registration(service, container, register, &id);
-                wanted.insert(id);
+        for declared in Declared::of(service) {
+            if self.facts.registered_address(container, declared.register, advertise).is_ok() {
+                let id = self.registration_id(container, declared.register);
+                let seen = self.facts.registration(&id);
+                self.registration(service, container, &declared, &id, seen);
+                kept.extend(seen.map(|seen| seen.id.as_str()));
             }
         }
     }
 
-    fn registration(&mut self, service: &'a Service, container: &'a Container, register: &Register, id: &str) {
+    /// `seen`: what has this id now.
+    fn registration(
+        &mut self,
+        service: &'a Service,
+        container: &'a Container,
+        declared: &Declared<'a>,
+        id: &str,
+        seen: Option<&'a Registration>,
+    ) {
         let Some(consul) = self.facts.consul else { return };
-        let object = ObjectKey::Registration(id.to_owned());
-        let seen = consul.registrations.get(id);
+        let object = || ObjectKey::Registration(id.to_owned());
         let fitness = self.facts.fitness(container, Some(service));
         let unfit = fitness != Fitness::Healthy;
         if seen.is_none() && unfit && self.holds(Gate::Healthy) {
@@ -135,7 +243,7 @@ impl<'a> Planner<'a> {
         if seen.is_some_and(|seen| seen.container != container.id) && unfit && self.holds(Gate::SameContainer) {
             // What passes there is the container of the same name that was before: this one must earn it.
             let deregister = ConsulAction::Deregister { id: id.to_owned() };
-            return self.step(object, Action::Consul(deregister), "its container is gone");
+            return self.step(object(), Action::Consul(deregister), "its container is gone");
         }
         let unsettled = matches!(fitness, Fitness::NotRunning(_)) || self.detached(service, container).next().is_some();
         if unsettled && self.holds(Gate::SettledAddress) {
@@ -146,108 +254,96 @@ impl<'a> Planner<'a> {
             let whose =
                 stranger.owner.as_ref().map_or("nobody's mark".to_owned(), |owner| format!("the mark of {owner}"));
             let reason = format!("the agent has a service with this id and {whose}; it is not ours to change");
-            return self.wait(object, "conflict", reason);
+            return self.wait(object(), "conflict", reason);
         }
         if let Some(seen) = seen.filter(|_| unfit && self.holds(Gate::FitDefinition)) {
             // A new definition keeps the old one's state; it has to be true when it is made.
-            return self.health(container, seen, object);
+            return self.health(container, seen);
         }
-        let wanted = match self.wanted_registration(container, register, id) {
+        let wanted = match self.wanted_registration(container, declared) {
             Ok(wanted) => wanted,
-            Err(reason) => return self.wait(object, "address", reason),
+            Err(reason) => return self.wait(object(), "address", reason),
         };
         let Some(seen) = seen else {
             let cause = "its container is healthy and not registered";
-            let action = ConsulAction::Register(Box::new(wanted));
-            return self.step(object, Action::Consul(action), cause);
+            let action = ConsulAction::Register(Box::new(wanted.written(id)));
+            return self.step(object(), Action::Consul(action), cause);
         };
-        let changes = differences(seen, &wanted);
-        if !changes.is_empty() {
-            let wanted = NewRegistration { drain_start: seen.drain_start, ..wanted };
-            let cause = format!("{} changed", super::changes::fields(&changes));
-            let action = ConsulAction::Register(Box::new(wanted));
-            return self.step_with(object, Action::Consul(action), cause, changes);
+        if !wanted.is(seen) {
+            let wanted = wanted.written(id);
+            let changes = differences(seen, &wanted);
+            // Tags in another order are the same tags.
+            if !changes.is_empty() {
+                let wanted = NewRegistration { drain_start: seen.drain_start, ..wanted };
+                let cause = format!("{} changed", super::changes::fields(&changes));
+                let action = ConsulAction::Register(Box::new(wanted));
+                return self.step_with(object(), Action::Consul(action), cause, changes);
+            }
         }
         match &seen.maintenance {
             Maintenance::Draining { .. } => {
                 let action = ConsulAction::LiftDrain { id: id.to_owned() };
-                self.step(object.clone(), Action::Consul(action), "it was drained, and is wanted again");
+                self.step(object(), Action::Consul(action), "it was drained, and is wanted again");
             }
             Maintenance::Operator { .. } if !self.holds(Gate::OperatorMaintenance) => {
                 let action = ConsulAction::LiftDrain { id: id.to_owned() };
-                self.step(object.clone(), Action::Consul(action), "it is in maintenance");
+                self.step(object(), Action::Consul(action), "it is in maintenance");
             }
             Maintenance::Operator { reason } => {
                 let reason = format!("in maintenance by somebody else: {reason}");
-                self.wait(object.clone(), "maintenance", reason);
+                self.wait(object(), "maintenance", reason);
             }
             Maintenance::Off => {}
         }
-        self.health(container, seen, object);
+        self.health(container, seen);
     }
 
     /// The TTL check follows the HEALTHCHECK; it is written only when the state changed.
-    fn health(&mut self, container: &Container, seen: &Registration, object: ObjectKey) {
-        let (status, output) = match &container.health {
+    fn health(&mut self, container: &Container, seen: &Registration) {
+        let status = match &container.health {
             Health::None => return,
-            Health::Healthy => (CheckStatus::Passing, "the container is healthy".to_owned()),
-            Health::Starting => (CheckStatus::Critical, "the container's HEALTHCHECK has not passed yet".to_owned()),
-            // Without a text, a critical check counts as one that has not run.
-            Health::Unhealthy(output) if output.trim().is_empty() => {
-                (CheckStatus::Critical, "the container is unhealthy".to_owned())
-            }
-            Health::Unhealthy(output) => (CheckStatus::Critical, one_line(output)),
+            Health::Healthy => CheckStatus::Passing,
+            Health::Starting | Health::Unhealthy(_) => CheckStatus::Critical,
         };
-        let check = seen.checks.get(&format!("{}:health", seen.id));
-        if check.is_some_and(|check| check.status != status || !self.holds(Gate::HealthChanged)) {
-            let action = ConsulAction::SetHealth { id: seen.id.clone(), status, output };
-            self.step(object, Action::Consul(action), format!("its HEALTHCHECK says {status}"));
+        let changed = |check: &CheckSeen| check.status != status || !self.holds(Gate::HealthChanged);
+        if !own_check(seen, HEALTH).is_some_and(changed) {
+            return;
         }
+        let output = match &container.health {
+            // Without a text, a critical check counts as one that has not run.
+            Health::Unhealthy(output) if output.trim().is_empty() => "the container is unhealthy".to_owned(),
+            Health::Unhealthy(output) => one_line(output),
+            Health::Starting => "the container's HEALTHCHECK has not passed yet".to_owned(),
+            Health::Healthy | Health::None => "the container is healthy".to_owned(),
+        };
+        let action = ConsulAction::SetHealth { id: seen.id.clone(), status, output };
+        let object = ObjectKey::Registration(seen.id.clone());
+        self.step(object, Action::Consul(action), format!("its HEALTHCHECK says {status}"));
     }
 
-    fn wanted_registration(
-        &self,
-        container: &Container,
-        register: &Register,
-        id: &str,
-    ) -> Result<NewRegistration, String> {
+    fn wanted_registration<'w>(&self, container: &'w Container, declared: &Declared<'w>) -> Result<Wanted<'w>, String> {
+        let register = declared.register;
         let advertise = self.context.advertise.as_deref();
         let (address, port) = self.facts.registered_address(container, register, advertise)?;
-        let check = register.check.as_ref().map(|check| {
-            let own = match check.address {
-                CheckAddress::Auto => self.facts.address_for_agent(container),
-                CheckAddress::Container => container.networks.values().find_map(own_address),
-                CheckAddress::Registered => None,
-            };
-            let (check_address, check_port) =
-                own.map_or_else(|| (address.clone(), port), |own| (own.to_string(), register.port));
-            let definition = serde_json::to_string(&(check, &check_address, check_port))
-                .expect("a check has string keys only and cannot fail to serialise");
-            let digest = hex(&Sha256::digest(definition.as_bytes()))[..16].to_owned();
-            WantedCheck { check: check.clone(), address: check_address, port: check_port, digest }
+        let checked = register.check.as_ref().and_then(|check| match check.address {
+            CheckAddress::Auto => self.facts.address_for_agent(container),
+            CheckAddress::Container => container.networks.values().find_map(own_address),
+            CheckAddress::Registered => None,
         });
-        Ok(NewRegistration {
-            id: id.to_owned(),
-            name: register.name.clone(),
-            address,
-            port,
-            tags: register.tags.clone(),
-            meta: register.meta.clone(),
-            service: container.service.clone(),
-            slot: container.slot,
-            container: container.id.clone(),
-            check,
-            health: container.health != Health::None,
-            drain_start: None,
-        })
+        let digest = declared.digest.as_ref().map(|digest| match checked {
+            Some(own) => digest.at(&own.to_string(), register.port),
+            None => digest.at(&address, port),
+        });
+        Ok(Wanted { container, register, address, port, checked, digest })
     }
 
     /// Ours, and wanted by no replica: without a container it is removed; with one (its `register` left the spec) it is
     /// drained first.
-    fn unwanted_registrations(&mut self, wanted: &BTreeSet<String>) {
+    fn unwanted_registrations(&mut self, kept: &HashSet<&str>) {
         let Some(consul) = self.facts.consul else { return };
         let docker = self.facts.docker;
-        let unwanted = consul.registrations.values().filter(|r| !wanted.contains(&r.id) && !self.held(&r.service));
+        let unwanted = consul.registrations.values();
+        let unwanted = unwanted.filter(|r| !kept.contains(r.id.as_str()) && !self.held(&r.service));
         for registration in unwanted.collect::<Vec<_>>() {
             let object = ObjectKey::Registration(registration.id.clone());
             let deregister = ConsulAction::Deregister { id: registration.id.clone() };
@@ -351,22 +447,7 @@ impl<'a> Planner<'a> {
 
 /// What an update of the registration would change.
 fn differences(seen: &Registration, wanted: &NewRegistration) -> Vec<Change> {
-    let declared = format!("{}:declared", seen.id);
-    let health = format!("{}:health", seen.id);
     let digest = wanted.check.as_ref().map(|check| check.digest.as_str());
-    // Nearly always nothing differs: told without a text for each field (performance only).
-    let same = seen.name == wanted.name
-        && seen.address == wanted.address
-        && seen.port == wanted.port
-        && seen.tags == wanted.tags
-        && seen.meta == wanted.meta
-        && seen.container == wanted.container
-        && seen.check_digest.as_deref() == digest
-        && seen.checks.contains_key(&declared) == wanted.check.is_some()
-        && seen.checks.contains_key(&health) == wanted.health;
-    if same {
-        return Vec::new();
-    }
     let mut changes = Vec::new();
     let mut field = |name: &str, old: String, new: String| {
         if old != new {
@@ -382,8 +463,8 @@ fn differences(seen: &Registration, wanted: &NewRegistration) -> Vec<Change> {
     field("container", short(&seen.container), short(&wanted.container));
     field("check", seen.check_digest.clone().unwrap_or_default(), digest.unwrap_or_default().to_owned());
     let there = |present: bool| if present { "there" } else { "none" }.to_owned();
-    field("declared check", there(seen.checks.contains_key(&declared)), there(wanted.check.is_some()));
-    field("health check", there(seen.checks.contains_key(&health)), there(wanted.health));
+    field("declared check", there(own_check(seen, DECLARED).is_some()), there(wanted.check.is_some()));
+    field("health check", there(own_check(seen, HEALTH).is_some()), there(wanted.health));
     changes
 }
 
@@ -399,4 +480,27 @@ fn map(meta: &BTreeMap<String, String>) -> String {
 
 fn short(id: &str) -> String {
     id.chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::CheckKind;
+
+    /// Another digest would have every registration written anew by the next version.
+    #[test]
+    fn the_digest_of_a_check_that_is_begun_once_is_the_digest_of_its_whole_definition() {
+        let check = Check {
+            kind: CheckKind::Http { path: "/a\"b".to_owned() },
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_millis(1500),
+            deregister_after: None,
+            address: CheckAddress::Auto,
+        };
+        let begun = CheckDigest::of(&check);
+        for (address, port) in [("172.17.0.2", 80), ("2001:db8::2", 8080), ("a\"b", 1)] {
+            let whole = serde_json::to_string(&(&check, address, port)).expect("it is plain data");
+            assert_eq!(begun.at(address, port), hex(&Sha256::digest(whole))[..16], "{address}");
+        }
+    }
 }

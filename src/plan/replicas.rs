@@ -67,7 +67,7 @@ impl<'a> Planner<'a> {
         let mut roster = Roster {
             current: BTreeMap::new(),
             leaving: Vec::new(),
-            order: order::decide(self.spec, service),
+            order: order::decide(service),
             upstreams: BTreeSet::new(),
             all_at_once: false,
         };
@@ -281,7 +281,7 @@ impl<'a> Planner<'a> {
 
     // ------------------------------------------------------------------------------------------ making
 
-    fn create_missing(&mut self, service: &'a Service, roster: &Roster<'a>, rollout: &Rollout, taken: &mut Taken) {
+    fn create_missing(&mut self, service: &'a Service, roster: &Roster<'a>, rollout: &Rollout, taken: &mut Taken<'_>) {
         let missing: Vec<u32> = (1..=service.replicas).filter(|slot| !roster.current.contains_key(slot)).collect();
         if missing.is_empty() || rollout.turns_back {
             return;
@@ -373,7 +373,7 @@ impl<'a> Planner<'a> {
         service: &'a Service,
         slot: u32,
         replaced: Option<&Leaving<'a>>,
-        taken: &mut Taken,
+        taken: &mut Taken<'_>,
     ) -> Created {
         let object = ObjectKey::Service(service.name.clone());
         let chosen = taken
@@ -490,7 +490,7 @@ impl<'a> Planner<'a> {
     // ------------------------------------------------------------------------------------------ leaving
 
     /// Starts (and goes on with) the retirement of what is outdated or surplus, as far as capacity allows.
-    fn retire_of(&mut self, service: &'a Service, roster: &Roster<'a>, rollout: &Rollout, taken: &Taken) {
+    fn retire_of(&mut self, service: &'a Service, roster: &Roster<'a>, rollout: &Rollout, taken: &Taken<'_>) {
         if roster.leaving.is_empty() {
             return;
         }

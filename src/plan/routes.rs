@@ -3,6 +3,7 @@
 //! Endpoints are Consul's passing set, whoever registered it, less our own replicas that are seen dead, unhealthy or
 //! leaving. What cannot be read, or is suspicious, keeps what is loaded.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::ObjectKey;
@@ -20,26 +21,51 @@ use crate::spec::upstream::{CatalogQuery, WhenEmpty};
 /// An address and port: what nginx tells endpoints apart by.
 type Place<'e> = (&'e str, u16);
 
-/// The answer of the catalog for one upstream, indexed: what it says of an instance that is no endpoint.
+fn place(endpoint: &Endpoint) -> Place<'_> {
+    (&endpoint.address, endpoint.port)
+}
+
+/// The answer of the catalog for one upstream, indexed when something is missing from it: what it says of an instance that
+/// is no endpoint.
 struct Answer<'a> {
     catalog: &'a Catalog,
     /// By place: is everything that it lists there in maintenance?
-    listed: BTreeMap<Place<'a>, bool>,
+    listed: OnceCell<BTreeMap<Place<'a>, bool>>,
     /// By container: is everything that it lists of it only doubtful?
-    containers: BTreeMap<&'a str, bool>,
+    containers: OnceCell<BTreeMap<&'a str, bool>>,
 }
 
 impl<'a> Answer<'a> {
     fn of(catalog: &'a Catalog) -> Self {
-        let mut answer = Self { catalog, listed: BTreeMap::new(), containers: BTreeMap::new() };
-        for instance in &catalog.instances {
-            *answer.listed.entry((&instance.address, instance.port)).or_insert(true) &= instance.maintenance;
-            if let Some(container) = instance.container.as_deref() {
-                *answer.containers.entry(container).or_insert(true) &= instance.doubtful;
-            }
-        }
-        answer
+        Self { catalog, listed: OnceCell::new(), containers: OnceCell::new() }
     }
+
+    /// Whether everything that it lists at this place is in maintenance; `None`: it lists nothing there.
+    fn maintenance_at(&self, place: Place<'_>) -> Option<bool> {
+        let listed = self.listed.get_or_init(|| {
+            let instances = self.catalog.instances.iter();
+            all_by_key(instances.map(|one| ((one.address.as_str(), one.port), one.maintenance)))
+        });
+        listed.get(&place).copied()
+    }
+
+    /// Whether everything that it lists of this container is only doubtful; `None`: it lists nothing of it.
+    fn doubts(&self, container: &str) -> Option<bool> {
+        let containers = self.containers.get_or_init(|| {
+            let instances = self.catalog.instances.iter();
+            all_by_key(instances.filter_map(|one| Some((one.container.as_deref()?, one.doubtful))))
+        });
+        containers.get(container).copied()
+    }
+}
+
+/// By key: does it hold for everything that has the key?
+fn all_by_key<K: Ord>(each: impl Iterator<Item = (K, bool)>) -> BTreeMap<K, bool> {
+    let mut all = BTreeMap::new();
+    for (key, holds) in each {
+        *all.entry(key).or_insert(true) &= holds;
+    }
+    all
 }
 
 impl<'a> Planner<'a> {
@@ -169,13 +195,13 @@ impl<'a> Planner<'a> {
 
     /// Fills in the endpoints from the catalog and from what is known of our own replicas.
     fn endpoints_of(&mut self, mut routed: RoutedUpstream, before: Option<&'a RoutedUpstream>) -> RoutedUpstream {
-        let Some(query) = routed.upstream.query.clone() else { return routed };
+        let Some(query) = &routed.upstream.query else { return routed };
         let name = routed.upstream.name.clone();
         if let Some(judged) = &mut self.judged {
             judged.insert(name.clone(), Vec::new());
         }
         let in_force = before.map(|before| before.endpoints.as_slice()).unwrap_or_default();
-        let answer = self.facts.consul.and_then(|consul| consul.catalog.get(&query)?.known()).map(Answer::of);
+        let answer = self.facts.consul.and_then(|consul| consul.catalog.get(query)?.known()).map(Answer::of);
         let Some(answer) = answer else {
             routed.endpoints.clear();
             for endpoint in in_force {
@@ -190,7 +216,7 @@ impl<'a> Planner<'a> {
             return routed;
         };
         // By address and port: what is registered twice, by reeve and by something else, is one endpoint.
-        let mut endpoints: BTreeMap<(String, u16), Endpoint> = BTreeMap::new();
+        let mut endpoints: BTreeMap<Place<'a>, Endpoint> = BTreeMap::new();
         for instance in &answer.catalog.instances {
             let refused = not_offered(instance);
             if refused.is_some() && self.judged.is_none() {
@@ -203,24 +229,22 @@ impl<'a> Planner<'a> {
                 continue;
             }
             self.judge(&name, &endpoint, Some(instance), Verdict::Passing);
-            let place = (endpoint.address.clone(), endpoint.port);
+            let place = (instance.address.as_str(), instance.port);
             let known = endpoints.get(&place).is_some_and(|known| known.container.is_some());
             if !known {
                 endpoints.insert(place, endpoint);
             }
         }
         for endpoint in in_force {
-            let place = (endpoint.address.clone(), endpoint.port);
-            let unlisted = || self.holds(Gate::Unlisted) && self.own_unlisted(&query, &answer, endpoint);
-            if !endpoints.contains_key(&place) && unlisted() {
+            let unlisted = || self.holds(Gate::Unlisted) && self.own_unlisted(query, &answer, endpoint);
+            if !endpoints.contains_key(&place(endpoint)) && unlisted() {
                 self.judge(&name, endpoint, None, Verdict::Unlisted);
-                endpoints.insert(place, endpoint.clone());
+                endpoints.insert(place(endpoint), endpoint.clone());
             }
         }
         // Endpoints of another query say nothing about this one.
-        let same = before.is_some_and(|before| before.upstream.query.as_ref() == Some(&query));
-        let missing: Vec<&Endpoint> =
-            in_force.iter().filter(|old| !endpoints.contains_key(&(old.address.clone(), old.port))).collect();
+        let same = before.is_some_and(|before| before.upstream.query.as_ref() == Some(query));
+        let missing: Vec<&Endpoint> = in_force.iter().filter(|old| !endpoints.contains_key(&place(old))).collect();
         let lost: Vec<&Endpoint> =
             missing.iter().copied().filter(|old| same && !self.loss_explained(&answer, old)).collect();
         let share = usize::from(self.context.distrust_percent);
@@ -235,15 +259,14 @@ impl<'a> Planner<'a> {
             );
             for old in lost {
                 self.judge(&name, old, None, Verdict::Distrusted { until: believed_at });
-                endpoints.insert((old.address.clone(), old.port), old.clone());
+                endpoints.insert(place(old), old.clone());
             }
             self.wait_until(object.clone(), "distrust", reason, believed_at);
         }
         for old in missing {
-            let place = (old.address.as_str(), old.port);
             if self.judged.is_some()
-                && !endpoints.contains_key(&(old.address.clone(), old.port))
-                && !answer.listed.contains_key(&place)
+                && !endpoints.contains_key(&place(old))
+                && answer.maintenance_at(place(old)).is_none()
             {
                 let verdict = self.own_trouble(old).unwrap_or(Verdict::Delisted);
                 self.judge(&name, old, None, verdict);
@@ -254,7 +277,7 @@ impl<'a> Planner<'a> {
                 // A replica that leaves must be unrouted all the same, else it could never be stopped.
                 for old in in_force.iter().filter(|old| !self.leaves(old)).collect::<Vec<_>>() {
                     self.judge(&name, old, None, Verdict::KeptWhenEmpty);
-                    endpoints.insert((old.address.clone(), old.port), old.clone());
+                    endpoints.insert(place(old), old.clone());
                 }
             }
             let reason = if endpoints.is_empty() {
@@ -293,8 +316,8 @@ impl<'a> Planner<'a> {
     /// Why one of our own replicas is out, whatever Consul still says: it is seen unfit for traffic, or leaves. Docker or
     /// the agent Unknown: nothing is subtracted.
     fn own_out(&self, instance: &Instance, endpoint: &Endpoint) -> Option<Verdict> {
-        let consul = self.facts.consul?;
-        match consul.registrations.get(&instance.id).map(|registration| &registration.maintenance) {
+        self.facts.consul?;
+        match self.facts.registration(&instance.id).map(|registration| &registration.maintenance) {
             Some(Maintenance::Draining { reason }) => return Some(Verdict::Draining { reason: reason.clone() }),
             Some(Maintenance::Operator { reason }) => return Some(Verdict::Maintenance { reason: reason.clone() }),
             Some(Maintenance::Off) | None => {}
@@ -317,14 +340,14 @@ impl<'a> Planner<'a> {
 
     fn own_trouble(&self, endpoint: &Endpoint) -> Option<Verdict> {
         let id = endpoint.container.as_deref()?;
-        let (Some(docker), Some(_)) = (self.facts.docker, self.facts.consul) else {
+        if self.facts.docker.is_none() || self.facts.consul.is_none() {
             return (!self.holds(Gate::ReplicasKnown)).then_some(Verdict::Gone);
         };
         if self.retiring.contains(id) {
             return Some(Verdict::ReplicaLeaves);
         }
         let service = |container: &Container| self.spec.services.get(&container.service);
-        let verdict = match docker.containers.get(id) {
+        let verdict = match self.facts.container(id) {
             None => Some(Verdict::Gone),
             Some(container) => self.facts.unfit(container, service(container)).map(|reason| Verdict::Unfit { reason }),
         };
@@ -342,8 +365,8 @@ impl<'a> Planner<'a> {
             return false;
         };
         let Some(container) = docker.containers.get(id) else { return false };
-        let listed = answer.containers.get(id);
-        if self.own_gone(endpoint) || listed == Some(&false) {
+        let listed = answer.doubts(id);
+        if self.own_gone(endpoint) || listed == Some(false) {
             // The catalog has it, and says that it does not pass, or under another address.
             return false;
         }
@@ -383,8 +406,8 @@ impl<'a> Planner<'a> {
     /// Checks that fail are no reason when most endpoints go by them at once: an agent that is cut off the network calls
     /// everything critical that it cannot reach (seen), while nginx reaches all of it.
     fn loss_explained(&self, answer: &Answer<'_>, endpoint: &Endpoint) -> bool {
-        match answer.listed.get(&(endpoint.address.as_str(), endpoint.port)) {
-            Some(maintenance) => *maintenance || self.own_gone(endpoint),
+        match answer.maintenance_at(place(endpoint)) {
+            Some(maintenance) => maintenance || self.own_gone(endpoint),
             // With both views at hand, what is ours was judged by them.
             None => {
                 let ours = endpoint.container.is_some();

@@ -165,7 +165,7 @@ impl<'a> Planner<'a> {
             None => self.judge_without_nginx(),
         }
         let services = self.spec.services.values();
-        let orders = services.map(|service| (service.name.clone(), super::order::decide(self.spec, service))).collect();
+        let orders = services.map(|service| (service.name.clone(), super::order::decide(service))).collect();
         Verdicts { upstreams: self.judged.take().unwrap_or_default(), orders, replicas: self.standings() }
     }
 
