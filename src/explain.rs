@@ -22,7 +22,7 @@ use crate::plan::{ObjectKey, Plan};
 use crate::spec::suggest::did_you_mean;
 use crate::spec::{Owner, Spec};
 use crate::status::{BackendStatus, Status};
-pub use service::{RegistrationSeen, ReplicaSeen, ServiceExplanation, ServiceWanted};
+pub use service::{KeptVersion, RegistrationSeen, ReplicaSeen, ServiceExplanation, ServiceWanted};
 pub use upstream::{EndpointSeen, UpstreamExplanation, UpstreamWanted};
 
 /// What an explanation is made from: the pass, or an observation and its plan.
@@ -99,10 +99,10 @@ impl Explanation {
         })
     }
 
-    /// The action was about the service, or about an upstream that it serves; or about the upstream.
+    /// The action was about the service, what it is made from, or an upstream that it serves; or about the upstream.
     pub fn is_about(&self, entry: &Entry) -> bool {
         let of_service = self.service.as_ref().is_some_and(|service| {
-            entry.service.as_deref() == Some(&service.name)
+            entry.services.contains(&service.name)
                 || entry.upstreams.iter().any(|name| service.upstreams.contains(name))
         });
         of_service || self.upstream.as_ref().is_some_and(|upstream| entry.upstreams.contains(&upstream.name))

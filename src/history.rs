@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::observed::{GenerationId, Loaded, Nginx, Observed, RoutedUpstream};
 use crate::pass::Applied;
-use crate::plan::{Action, DirectoryAction, NginxAction, Plan, Step};
-use crate::spec::Spec;
+use crate::plan::{Action, DirectoryAction, NginxAction, ObjectKey, Plan, Step};
+use crate::spec::container::MountSource;
+use crate::spec::{Service, Spec};
 use crate::status::service_of;
 
 /// An error is a sentence or two; nginx can be made to say pages.
@@ -24,9 +25,9 @@ pub struct Entry {
     pub at: Timestamp,
     /// `replica shop-web-1-0a1b2c3d`.
     pub object: String,
-    /// The service that the object belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
+    /// The services that it was about: the one that the object belongs to, or those that are made from it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
     /// Of an action on nginx: the upstreams whose routes it changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<String>,
@@ -48,20 +49,23 @@ pub struct Entry {
 impl Entry {
     /// `step`, `plan` and `observed`: of the pass that carried it out.
     pub fn of(applied: &Applied, step: &Step, at: Timestamp, spec: &Spec, observed: &Observed, plan: &Plan) -> Self {
-        let (service, upstreams) = match &step.action {
-            Action::Nginx(action) => (None, changed_upstreams(action, observed.nginx.known(), plan)),
+        let (services, upstreams) = match &step.action {
+            Action::Nginx(action) => (Vec::new(), changed_upstreams(action, observed.nginx.known(), plan)),
             Action::Directory(DirectoryAction::AddPin { pin } | DirectoryAction::RemovePin { pin }) => {
-                (pin.service().map(str::to_owned), Vec::new())
+                (pin.service().map(str::to_owned).into_iter().collect(), Vec::new())
             }
             Action::Docker(_) | Action::Consul(_) | Action::Directory(_) => {
-                (service_of(spec, observed, &applied.object), Vec::new())
+                let owner = service_of(spec, observed, &applied.object);
+                let made_from = spec.services.values().filter(|service| needs(service).contains(&applied.object));
+                let made_from: Vec<String> = made_from.map(|service| service.name.clone()).collect();
+                (owner.map_or(made_from, |owner| vec![owner]), Vec::new())
             }
         };
         let error = applied.result.as_ref().err().map(|error| error.to_string().chars().take(LONGEST_ERROR).collect());
         Self {
             at,
             object: applied.object.to_string(),
-            service,
+            services,
             upstreams,
             kind: applied.kind.to_owned(),
             cause: applied.cause.clone(),
@@ -77,6 +81,18 @@ impl Entry {
     pub fn failed(&self) -> bool {
         matches!(self.result.as_str(), "transient" | "permanent")
     }
+}
+
+/// What a service is made from: its image, networks and volumes.
+pub fn needs(service: &Service) -> Vec<ObjectKey> {
+    let config = &service.config;
+    let image = std::iter::once(ObjectKey::Image(config.image.clone()));
+    let networks = config.networks.keys().cloned().map(ObjectKey::Network);
+    let volumes = config.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Volume { name, .. } => Some(ObjectKey::Volume(name.clone())),
+        MountSource::Anonymous | MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+    });
+    image.chain(networks).chain(volumes).collect()
 }
 
 /// The upstreams in which the generation differs from what is there; all of them when none does, since then the generation

@@ -67,6 +67,7 @@ struct LastPass {
     running: IntGaugeVec,
     healthy: IntGaugeVec,
     registrations: IntGaugeVec,
+    pinned: IntGaugeVec,
     endpoints: IntGaugeVec,
     generation: IntGaugeVec,
     generation_matches: IntGaugeVec,
@@ -74,7 +75,7 @@ struct LastPass {
 }
 
 impl LastPass {
-    fn vectors(&self) -> [&IntGaugeVec; 12] {
+    fn vectors(&self) -> [&IntGaugeVec; 13] {
         [
             &self.planned,
             &self.drift,
@@ -84,6 +85,7 @@ impl LastPass {
             &self.running,
             &self.healthy,
             &self.registrations,
+            &self.pinned,
             &self.endpoints,
             &self.generation,
             &self.generation_matches,
@@ -317,6 +319,11 @@ impl LastPass {
                 "Replicas whose registrations in Consul all pass and are not in maintenance, by service.",
                 &["service"],
             )?,
+            pinned: make.gauges(
+                "reeve_service_pinned",
+                "Decisions in force for a service; always 1. hold: nothing is corrected; rolled_back: by command; failed: rolled back since the roll-out failed.",
+                &["service", "pin"],
+            )?,
             endpoints: make.gauges(
                 "reeve_upstream_endpoints",
                 "Endpoints that the loaded generation routes to, by upstream.",
@@ -373,6 +380,9 @@ impl LastPass {
                 if let Some(known) = figure.known() {
                     vector.with_label_values(&name).set(i64::from(known));
                 }
+            }
+            for pin in &service.pins {
+                self.pinned.with_label_values(&[service.name.as_str(), pin.as_str()]).set(1);
             }
         }
         for upstream in &status.upstreams {
@@ -516,6 +526,22 @@ mod tests {
         }
         has(&text, "reeve_spec_valid 0");
         has(&text, "reeve_last_success_timestamp_seconds 1700000000.02");
+    }
+
+    #[test]
+    fn a_pin_is_told_as_long_as_it_is_for_what_the_spec_says() {
+        let metrics = Metrics::new().expect("valid metrics");
+        let spec = world::spec();
+        let hash = spec.services["web"].hash.clone();
+        let line = "reeve_service_pinned{pin=\"hold\",service=\"web\"} 1";
+        for (hash, told) in [(hash, true), (crate::spec::ConfigHash::of("another"), false)] {
+            let mut observed = world::observed();
+            let pin = crate::observed::Pin::Hold { service: "web".to_owned(), hash };
+            observed.directory.known_mut().expect("known").pins.insert(pin);
+            let (pass, status) = pass(spec.clone(), observed, Plan::default(), Vec::new());
+            metrics.observe_pass(&pass, &status);
+            assert_eq!(metrics.encode().expect("encodable").lines().any(|one| one == line), told);
+        }
     }
 
     #[test]

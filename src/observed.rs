@@ -19,7 +19,7 @@ use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol};
 use crate::spec::upstream::{CatalogQuery, Listen, Upstream};
 use crate::spec::{Check, Owner};
 
-pub use directory::{Configuration, Directory, Kept, Pin};
+pub use directory::{Configuration, Directory, Kept, Pin, same_image};
 
 /// A backend's answer. `Unknown` is not empty: nothing that depends on it may be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::observed::{CheckStatus, Nginx};
-use crate::observed::{Container, GenerationId, Health, Loaded, Maintenance, NginxProcess, Observed, Probe, View};
+use crate::observed::{Container, GenerationId, Health, Loaded, Maintenance, NginxProcess, Observed, Pin, Probe, View};
 use crate::plan::{ObjectKey, Plan};
-use crate::spec::Spec;
+use crate::spec::{Service, Spec};
 use placed::Placed;
 pub(crate) use placed::service_of;
 
@@ -97,6 +97,9 @@ pub struct ServiceStatus {
     pub registered: Figure,
     /// Replicas that every loaded generation routes to.
     pub routed: Figure,
+    /// The decisions of reeve's folder that are in force for it: `hold`, `rolled_back`, `failed`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<String>,
     pub waiting: Vec<WaitingStatus>,
 }
 
@@ -291,10 +294,26 @@ fn services(
                 } else {
                     Figure::Irrelevant
                 },
+                pins: pins(name, service, observed),
                 waiting: waiting.remove(name).unwrap_or_default(),
             }
         })
         .collect()
+}
+
+/// Those that are not dead, that is: made for what the spec says now.
+fn pins(name: &str, service: Option<&Service>, observed: &Observed) -> Vec<String> {
+    let of_service = observed.directory.known().into_iter().flat_map(|directory| directory.pins_of(name));
+    let words = of_service.filter_map(|pin| {
+        let (word, hash) = match pin {
+            Pin::Hold { hash, .. } => ("hold", hash),
+            Pin::RolledBack { from, .. } => ("rolled_back", from),
+            Pin::Failed { hash, .. } => ("failed", hash),
+            Pin::AllowRemovals { .. } => return None,
+        };
+        service.is_none_or(|service| service.hash == *hash).then(|| word.to_owned())
+    });
+    words.collect()
 }
 
 fn healthy(container: &Container) -> bool {

@@ -50,9 +50,21 @@ fn help_names_every_command_and_gives_examples() {
             "{command}: {help}"
         );
     }
-    for command in
-        ["run", "plan", "apply", "status", "explain", "validate", "render", "destroy", "schema", "completions"]
-    {
+    for command in [
+        "run",
+        "plan",
+        "apply",
+        "status",
+        "explain",
+        "rollback",
+        "hold",
+        "release",
+        "validate",
+        "render",
+        "destroy",
+        "schema",
+        "completions",
+    ] {
         let output = run(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{command}");
         let help = text(&output.stdout);

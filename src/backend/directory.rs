@@ -65,7 +65,7 @@ impl Directory {
     /// # Errors
     /// As `view`, and when the folder cannot be written.
     pub fn add_pin(&self, pin: Pin) -> Result<(), ActionError> {
-        self.change(|pins| pins.insert(pin))
+        self.change(|pins| pins.insert(pin.clone()))
     }
 
     /// Removes a pin; one that is not there is success.
@@ -108,13 +108,24 @@ impl Directory {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeSet<Pin>) -> bool) -> Result<(), ActionError> {
+    /// Commands change the pins beside a running daemon: one at a time, else one of two changes would be lost.
+    fn change(&self, change: impl Fn(&mut BTreeSet<Pin>) -> bool) -> Result<(), ActionError> {
         check_owner(&self.path, &self.owner).map_err(ActionError::Permanent)?;
+        let owner_file = self.path.join(OWNER_FILE);
+        if !owner_file.exists() {
+            if !change(&mut BTreeSet::new()) {
+                return Ok(());
+            }
+            claim(&self.path, &self.owner).map_err(ActionError::Transient)?;
+        }
+        let failed =
+            |error: io::Error| ActionError::Transient(format!("cannot lock {}: {error}", owner_file.display()));
+        let lock = File::open(&owner_file).map_err(failed)?;
+        lock.lock().map_err(failed)?;
         let mut pins = self.read().map_err(ActionError::Permanent)?;
         if !change(&mut pins.pins) {
             return Ok(());
         }
-        claim(&self.path, &self.owner).map_err(ActionError::Transient)?;
         let path = self.path.join(PINS_FILE);
         let mut text = serde_json::to_string_pretty(&pins).expect("pins are plain data");
         text.push('\n');
@@ -236,6 +247,19 @@ mod tests {
         assert_eq!(again.view().expect("known").pins, BTreeSet::from([pin("b")]));
         let left: Vec<_> = fs::read_dir(&path).expect("folder").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left.len(), 2, "only `owner` and `pins.json`: {left:?}");
+    }
+
+    #[test]
+    fn changes_of_several_writers_are_all_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let names: BTreeSet<String> = (0..40).map(|number| format!("digest {number}")).collect();
+        std::thread::scope(|scope| {
+            for name in &names {
+                scope.spawn(|| Directory::new(folder.path().to_owned(), owner("shop")).add_pin(pin(name)));
+            }
+        });
+        let seen = Directory::new(folder.path().to_owned(), owner("shop")).view().expect("known").pins;
+        assert_eq!(seen, names.iter().map(|name| pin(name)).collect());
     }
 
     #[test]

@@ -111,7 +111,7 @@ mod tests {
         Entry {
             at: crate::status::tests::at(number),
             object: "replica shop-web-1-0a1b2c3d".to_owned(),
-            service: Some(if number % 2 == 0 { "web" } else { "api" }.to_owned()),
+            services: vec![if number % 2 == 0 { "web" } else { "api" }.to_owned()],
             upstreams: Vec::new(),
             kind: "start_container".to_owned(),
             cause: format!("cause {number}"),
@@ -141,7 +141,7 @@ mod tests {
         let again = History::new(path.clone(), owner());
         assert_eq!(again.newest(1, |_| true), Ok(vec![entry(4)]), "what was written comes back as it was");
         assert_eq!(causes(&again, 3), ["cause 4", "cause 3", "cause 2"]);
-        let of_api = again.newest(9, |entry| entry.service.as_deref() == Some("api")).expect("readable");
+        let of_api = again.newest(9, |entry| entry.services == ["api"]).expect("readable");
         assert_eq!(of_api, [entry(3), entry(1)]);
         let mode = fs::metadata(path.join(FILE)).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

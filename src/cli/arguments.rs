@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::output::Color;
-use super::{apply, completions, destroy, explain, plan, render, run, status, validate};
+use super::{apply, completions, destroy, explain, hold, plan, render, rollback, run, status, validate};
 use crate::settings::parse_duration;
 
 /// Keeps the containers of this host, their registrations in Consul and the routes of nginx as one YAML spec says.
@@ -88,6 +88,12 @@ pub enum Command {
     Status(status::StatusArguments),
     /// Explain why a service or an upstream is as it is.
     Explain(explain::ExplainArguments),
+    /// Go back to the last configuration of a service that served.
+    Rollback(rollback::RollbackArguments),
+    /// Leave a service as it is: nothing of it is corrected.
+    Hold(hold::HoldArguments),
+    /// End a hold or a rollback; try a failed roll-out again.
+    Release(hold::ReleaseArguments),
     /// Check the spec's files, without asking Docker, Consul or nginx.
     Validate(validate::ValidateArguments),
     /// Print the nginx configuration that would be written.

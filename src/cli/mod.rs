@@ -8,12 +8,15 @@ pub mod completions;
 pub mod daemon;
 pub mod destroy;
 pub mod explain;
+pub mod hold;
 pub mod logging;
 pub mod output;
 pub mod passes;
+pub mod pinning;
 pub mod plan;
 pub mod project;
 pub mod render;
+pub mod rollback;
 pub mod run;
 pub mod saved;
 pub mod schema;
@@ -96,6 +99,9 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         | Command::Apply(_)
         | Command::Status(_)
         | Command::Explain(_)
+        | Command::Rollback(_)
+        | Command::Hold(_)
+        | Command::Release(_)
         | Command::Validate(_)
         | Command::Render(_)
         | Command::Destroy(_) => {}
@@ -125,6 +131,9 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Apply(arguments) => apply::run(&mut context, arguments),
         Command::Status(arguments) => status::run(&mut context, arguments),
         Command::Explain(arguments) => explain::run(&mut context, arguments),
+        Command::Rollback(arguments) => rollback::run(&mut context, arguments),
+        Command::Hold(arguments) => hold::hold(&mut context, arguments),
+        Command::Release(arguments) => hold::release(&mut context, arguments),
         Command::Validate(arguments) => validate::run(&mut context, arguments),
         Command::Render(arguments) => render::run(&mut context, arguments),
         Command::Destroy(arguments) => destroy::run(&mut context, arguments),

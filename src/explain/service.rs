@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Seen, short};
+use crate::history::needs;
 use crate::observed::{CheckStatus, Container, ContainerState, Health, Maintenance, Registration};
 use crate::plan::facts::{Facts, Fitness};
 use crate::plan::order::Order;
@@ -25,6 +26,27 @@ pub struct ServiceExplanation {
     pub replicas: Option<Vec<ReplicaSeen>>,
     /// Upstreams that ask Consul for what it registers.
     pub upstreams: Vec<String>,
+    /// What it is made from, as it prints: `image localhost/web:1`, its networks and volumes.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// What waits for one of these.
+    #[serde(default)]
+    pub needs_waiting: Vec<WaitingStatus>,
+    /// The configurations that served, newest first: what `reeve rollback` may go back to.
+    #[serde(default)]
+    pub kept: Vec<KeptVersion>,
+    /// Why they cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_problem: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptVersion {
+    pub image: String,
+    pub image_id: String,
+    pub hash: String,
+    /// It is what the spec says.
+    pub wanted: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +132,8 @@ pub(super) fn explain(
     verdicts: &Verdicts,
 ) -> Option<ServiceExplanation> {
     let service = seen.spec.services.get(name);
+    let needs: Vec<String> = service.into_iter().flat_map(needs).map(|object| object.to_string()).collect();
+    let needs_waiting = status.waiting.iter().filter(|waiting| needs.contains(&waiting.object)).cloned().collect();
     let status = status.services.iter().find(|one| one.name == name)?.clone();
     let mut containers: Vec<&Container> = facts.containers(name).to_vec();
     containers.sort_by_key(|container| (container.slot, container.created_at, container.id.as_str()));
@@ -120,8 +144,27 @@ pub(super) fn explain(
         wanted: service.map(|service| wanted(service, verdicts.orders.get(name))),
         replicas: facts.docker.map(|_| replicas),
         upstreams: upstreams(name, seen, &containers, facts),
+        needs,
+        needs_waiting,
+        kept: kept(name, service, seen),
+        kept_problem: seen.observed.directory.known().and_then(|directory| directory.unreadable.get(name).cloned()),
         status,
     })
+}
+
+fn kept(name: &str, service: Option<&Service>, seen: &Seen<'_>) -> Vec<KeptVersion> {
+    let kept = seen.observed.directory.known().and_then(|directory| directory.kept.get(name));
+    let image = service.and_then(|service| seen.observed.docker.known()?.images.get(&service.config.image));
+    let image_id = image.map_or("", |image| image.id.as_str());
+    let configurations = kept.into_iter().flat_map(|kept| std::iter::once(&kept.present).chain(&kept.before));
+    configurations
+        .map(|configuration| KeptVersion {
+            image: configuration.service.config.image.clone(),
+            image_id: short(&configuration.image_id),
+            hash: configuration.service.hash.as_str().to_owned(),
+            wanted: service.is_some_and(|service| configuration.is(&service.hash, image_id)),
+        })
+        .collect()
 }
 
 /// Those of the spec that ask for what it registers, and those that route to it.

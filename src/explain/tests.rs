@@ -171,10 +171,10 @@ fn an_unknown_name_gets_the_nearest_or_all_there_is() {
 
 #[test]
 fn the_history_of_a_service_has_the_generations_that_routed_to_it() {
-    let entry = |service: Option<&str>, upstreams: &[&str]| Entry {
+    let entry = |services: &[&str], upstreams: &[&str]| Entry {
         at: world::at(-90),
         object: "nginx".to_owned(),
-        service: service.map(str::to_owned),
+        services: services.iter().map(|name| (*name).to_owned()).collect(),
         upstreams: upstreams.iter().map(|name| (*name).to_owned()).collect(),
         kind: "reload".to_owned(),
         cause: "endpoints of http_backend: +192.0.2.1:81".to_owned(),
@@ -186,10 +186,10 @@ fn the_history_of_a_service_has_the_generations_that_routed_to_it() {
     };
     let (web, backend, db) = (explain("web"), explain("http_backend"), explain("db"));
     for (about, of_web, of_backend, of_db) in [
-        (entry(Some("web"), &[]), true, false, false),
-        (entry(Some("db"), &[]), false, false, true),
-        (entry(None, &["other", "http_backend"]), true, true, false),
-        (entry(None, &["other"]), false, false, false),
+        (entry(&["web"], &[]), true, false, false),
+        (entry(&["db"], &[]), false, false, true),
+        (entry(&[], &["other", "http_backend"]), true, true, false),
+        (entry(&[], &["other"]), false, false, false),
     ] {
         let seen = [&web, &backend, &db].map(|explanation| explanation.is_about(&about));
         assert_eq!(seen, [of_web, of_backend, of_db], "{about:?}");
@@ -212,7 +212,7 @@ fn the_text_reads_as_the_golden_one() {
         Entry {
             at: world::at(-12),
             object: "replica shop-web-3-0a1b2c3d".to_owned(),
-            service: Some("web".to_owned()),
+            services: vec!["web".to_owned()],
             upstreams: Vec::new(),
             kind: "start_container".to_owned(),
             cause: "it exited with code 1".to_owned(),
@@ -225,7 +225,7 @@ fn the_text_reads_as_the_golden_one() {
         Entry {
             at: world::at(-200),
             object: "nginx".to_owned(),
-            service: None,
+            services: Vec::new(),
             upstreams: vec!["http_backend".to_owned()],
             kind: "reload".to_owned(),
             cause: "nginx runs generation ab12-0".to_owned(),

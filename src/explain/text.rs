@@ -135,9 +135,18 @@ impl Page {
                 }
             }
         }
+        if let Some(problem) = &service.kept_problem {
+            self.line(format_args!("  what served before cannot be read: {problem}"));
+        }
+        for kept in &service.kept {
+            let is = if kept.wanted { "what the spec says" } else { "`reeve rollback` can go back to it" };
+            let hash: String = kept.hash.trim_start_matches("v1:").chars().take(8).collect();
+            self.line(format_args!("  kept: {} ({hash}), image {}: {is}", kept.image, kept.image_id));
+        }
         let shown: Vec<&WaitingStatus> = service.replicas.iter().flatten().flat_map(|one| &one.waiting).collect();
         let rest: Vec<&WaitingStatus> = service.status.waiting.iter().filter(|one| !shown.contains(one)).collect();
         self.waiting(&rest);
+        self.waiting(&service.needs_waiting.iter().collect::<Vec<_>>());
     }
 
     fn replica(&mut self, replica: &ReplicaSeen) {
@@ -166,9 +175,11 @@ impl Page {
                 }
             }
         }
-        for waiting in &replica.waiting {
+        // The line about its health has said so.
+        for waiting in replica.waiting.iter().filter(|waiting| waiting.kind != "unhealthy") {
             let left = self.left(waiting.until);
             self.nested("waits", format_args!("{}{left}", self.style.change(&waiting.reason)));
+            self.details(waiting);
         }
     }
 
@@ -274,6 +285,14 @@ impl Page {
         for one in waiting {
             let left = self.left(one.until);
             self.line(format_args!("  waits: {}: {}{left}", one.object, self.style.change(&one.reason)));
+            self.details(one);
+        }
+    }
+
+    /// Lines of a replica's log.
+    fn details(&mut self, waiting: &WaitingStatus) {
+        for line in &waiting.details {
+            self.line(format_args!("      | {line}"));
         }
     }
 

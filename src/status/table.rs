@@ -111,6 +111,10 @@ impl Status {
             let (steps, verb) = if self.steps == 1 { ("step", "is") } else { ("steps", "are") };
             put(&mut text, format_args!("\n{} {steps} {verb} to be done; `reeve plan` shows what.\n", self.steps));
         }
+        let waits = |waiting: &Vec<WaitingStatus>| !waiting.is_empty();
+        if self.services.iter().any(|one| waits(&one.waiting)) || self.upstreams.iter().any(|one| waits(&one.waiting)) {
+            text.push_str("\n`reeve explain NAME` tells more of a service or an upstream that waits.\n");
+        }
         for advice in &self.advice {
             put(&mut text, format_args!("\nAdvice: {advice}\n"));
         }

@@ -73,7 +73,7 @@ fn each_replica_and_endpoint_says_why_it_is_in_or_out() {
     ));
     text.says("in maintenance by somebody else: disk").says("(registered by web)");
     let text = site.reeve(&["explain", "web"]).success();
-    text.clone().says(&loaded).says("leaves").exits(0);
+    text.says(&loaded).says("maintenance (disk)");
     daemon.lives();
 }
 
@@ -92,7 +92,11 @@ fn it_tells_the_same_without_a_daemon_what_was_done_and_writes_nothing() {
     let site = Site::new("history");
     let shop = Shop::new(&site, 1);
     let daemon = site.run(&shop);
-    let of_daemon = site.reeve(&["explain", "web"]).success();
+    let mut of_daemon = site.reeve(&["explain", "web"]).success();
+    eventually("its last pass has seen all that was written", || {
+        of_daemon = site.reeve(&["explain", "web"]).success();
+        check(of_daemon.stdout.contains("kept: "), || of_daemon.stdout.clone())
+    });
     let (_, _) = daemon.end(Signal::KILL);
 
     let before = Snapshot::of(&site);
@@ -179,4 +183,44 @@ fn a_mistyped_name_is_not_explained_and_the_right_one_is_named() {
     site.write_spec(&format!("name: {}\nservices: {{}}\n", site.project));
     site.reeve(&["explain", "web"]).success().says("the spec does not have it any more");
     site.reeve(&["explain", "site"]).success().says("the spec does not have it any more");
+}
+
+#[test]
+fn a_held_service_is_left_as_it_is_until_it_is_released() {
+    let site = Site::new("hold");
+    let mut daemon = site.run(&Shop::new(&site, 2));
+    site.reeve(&["hold", "wbe"]).exits(1).says("did you mean `web`?");
+    site.reeve(&["hold", "web"]).success().says("web is held").says("The daemon has taken it.");
+    site.reeve(&["hold", "web"]).success().says("web is held already");
+    let pinned = "reeve_service_pinned{pin=\"hold\",service=\"web\"}";
+    assert_eq!(daemon.metric(pinned), 1.0);
+    daemon.waits(&["service web", "held"]).expect("status says so");
+    site.reeve(&["status"]).success().says("`reeve release web`");
+
+    // Nothing of it is made again, and nginx goes on following what is there.
+    let lost = site.container("web", 1);
+    docker::docker(&["rm", "--force", &lost.id]);
+    eventually("the other one serves alone", || site.serves(site.listen(), "web", 1));
+    daemon.makes_passes(2);
+    assert_eq!(site.containers().len(), 1);
+
+    site.reeve(&["release", "web"]).success().says("web is held no more").says("The daemon has taken it.");
+    eventually("it is made again", || {
+        site.serves(site.listen(), "web", 2)?;
+        daemon.converged()
+    });
+    let metrics = daemon.get("/metrics").expect("it answers").body;
+    assert!(!metrics.contains("reeve_service_pinned{"), "{metrics}");
+    site.reeve(&["release", "web"]).success().says("there is nothing to release");
+    site.reeve(&["release", "wbe"]).exits(1).says("did you mean `web`?");
+    daemon.lives();
+    drop(daemon);
+    // Without a daemon the next one that writes obeys.
+    site.reeve(&["hold", "web"]).success().says("No daemon runs");
+    docker::docker(&["rm", "--force", &site.container("web", 1).id]);
+    site.reeve(&["apply", "--timeout", "30s"]).success();
+    assert_eq!(site.containers().len(), 1, "held");
+    site.reeve(&["-p", &site.project, "release", "web"]).success().says("No daemon runs");
+    site.reeve(&["apply", "--timeout", "60s"]).success();
+    site.serves(site.listen(), "web", 2).expect("both serve");
 }
