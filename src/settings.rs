@@ -179,13 +179,22 @@ impl Settings {
         PathBuf::from(self.lock.replace("<project>", project))
     }
 
-    /// What differs from `new` and is taken only by a restart, by key: for the log line of a reload.
-    pub fn changes_that_need_a_restart(&self, new: &Self) -> Vec<&'static str> {
-        ENTRIES
+    /// Takes over what a reload may change, and returns the keys of what differs and is left for a restart. Another
+    /// `node` or `directory` in a running daemon would make it the owner of nothing, and build everything once more.
+    pub fn reload(&mut self, new: Self) -> Vec<&'static str> {
+        let left = ENTRIES
             .iter()
-            .filter(|entry| entry.takes == Takes::AtRestart && (entry.get)(self) != (entry.get)(new))
+            .filter(|entry| entry.takes == Takes::AtRestart && (entry.get)(self) != (entry.get)(&new))
             .map(|entry| entry.key)
-            .collect()
+            .collect();
+        let old = std::mem::replace(self, new);
+        let LogSettings { format, level: _ } = old.log;
+        self.node = old.node;
+        self.directory = old.directory;
+        self.http = old.http;
+        self.log.format = format;
+        self.lock = old.lock;
+        left
     }
 }
 

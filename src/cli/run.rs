@@ -64,7 +64,10 @@ async fn daemon(context: &mut Context, arguments: &RunArguments) -> anyhow::Resu
     };
     loop {
         let engine = Arc::new(project::engine(context, &name)?);
-        info!(owner = %engine.owner, observe = arguments.observe, "keeps everything as the spec says");
+        match arguments.observe {
+            true => info!(owner = %engine.owner, "observes, and writes nothing"),
+            false => info!(owner = %engine.owner, "keeps everything as the spec says"),
+        }
         let stop = CancellationToken::new();
         let controller = Controller {
             engine,
@@ -95,14 +98,13 @@ async fn daemon(context: &mut Context, arguments: &RunArguments) -> anyhow::Resu
         task.await?;
         match next {
             Some((settings, next_source)) => {
-                for key in context.settings.changes_that_need_a_restart(&settings) {
+                for key in context.settings.reload(settings) {
                     warn!(key, "changed in the settings, and is taken only by a restart");
                 }
-                if let Err(error) = context.logging.set_level(&settings.log.level) {
+                if let Err(error) = context.logging.set_level(&context.settings.log.level) {
                     warn!("log.level: {error:#}");
                 }
-                shared.set_resync(settings.loop_.resync);
-                context.settings = settings;
+                shared.set_resync(context.settings.loop_.resync);
                 source = next_source;
                 info!("SIGHUP: the settings were read again");
             }

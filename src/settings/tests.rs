@@ -206,12 +206,54 @@ fn a_mistyped_variable_is_reported() {
 }
 
 #[test]
-fn what_only_a_restart_takes_is_told() {
-    let old = Settings::defaults("a");
+fn what_only_a_restart_takes_is_told_and_kept() {
+    let mut settings = Settings::defaults("a");
     let mut new = Settings::defaults("b");
     new.log.level = "debug".to_owned();
     new.http.listen = None;
-    assert_eq!(old.changes_that_need_a_restart(&new), ["node", "http.listen"]);
+    assert_eq!(settings.reload(new), ["node", "http.listen"]);
+    assert_eq!(settings.node, "a");
+    assert_eq!(settings.http, Settings::defaults("a").http);
+    assert_eq!(settings.log.level, "debug");
+}
+
+/// The table says which keys need a restart, and `reload` names the fields: neither may forget one.
+#[test]
+fn every_key_is_either_taken_or_left_as_the_table_says() {
+    let others = [
+        ("node", "other"),
+        ("spec", "other.yaml"),
+        ("advertise", "192.0.2.99"),
+        ("http.listen", "127.0.0.1:1"),
+        ("nginx.probe", "127.0.0.1:2"),
+        ("nginx.mode", "off"),
+        ("log.format", "json"),
+        ("log.level", "trace"),
+        ("loop.distrust_percent", "7"),
+        ("consul.address", "http://192.0.2.1:8500"),
+        ("docker.host", "unix:///other.sock"),
+    ];
+    for entry in ENTRIES.iter().filter(|entry| !entry.secret) {
+        let named = others.iter().find(|(key, _)| *key == entry.key).map(|(_, value)| vec![(*value).to_owned()]);
+        let old = Settings::defaults("a");
+        let candidates = named.map_or_else(
+            || ["true", "42s", "/other", "7"].map(|value| vec![value.to_owned()]).to_vec(),
+            |value| vec![value],
+        );
+        let changed = candidates.iter().find_map(|values| {
+            let mut new = old.clone();
+            let given = table::Given { values, base: Path::new("/") };
+            ((entry.set)(&mut new, &given).is_ok() && (entry.get)(&new) != (entry.get)(&old)).then_some(new)
+        });
+        let changed = changed.unwrap_or_else(|| panic!("{}: no other value is known to this test", entry.key));
+        let (mut settings, wanted) = (old.clone(), (entry.get)(&changed));
+        let left = settings.reload(changed);
+        if entry.takes == Takes::AtRestart {
+            assert_eq!((left.as_slice(), (entry.get)(&settings)), (&[entry.key][..], (entry.get)(&old)));
+        } else {
+            assert_eq!((left.as_slice(), (entry.get)(&settings)), (&[][..], wanted));
+        }
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::support::docker::docker;
 use crate::support::program::value;
 use crate::support::shop::WEB;
 use crate::support::snapshot::{Snapshot, docker_events, docker_now};
@@ -50,6 +51,12 @@ fn apply_beside_a_daemon_waits_until_it_has_done_the_changed_file() {
     site.write_spec(&Shop { replicas: 2, ports: Shop::new(&site, 2).ports, ..shop });
     site.reeve(&["apply", "--timeout", "40s"]).success();
     site.serves(site.listen(), "web", 2).expect("at the end of `apply` the new set serves");
+    // What the daemon has not seen yet counts as well: its last report says that all is well.
+    let killed = site.container("web", 1);
+    docker(&["rm", "--force", &killed.id]);
+    site.reeve(&["apply", "--timeout", "40s"]).success();
+    assert_ne!(site.container("web", 1).id, killed.id);
+    site.serves(site.listen(), "web", 2).expect("at the end of `apply` the set is complete");
     daemon.lives();
 }
 
@@ -106,6 +113,27 @@ fn hangup_reads_the_settings_again_and_an_invalid_file_changes_nothing() {
 }
 
 #[test]
+fn hangup_leaves_to_a_restart_what_only_a_restart_takes() {
+    let mut site = Site::new("restart");
+    let shop = Shop::new(&site, 1);
+    let mut daemon = site.run(&shop);
+    let before = site.containers();
+    // As another node it would own nothing of what runs, and make everything once more.
+    let node = std::mem::replace(&mut site.node, "other".to_owned());
+    site.write_settings();
+    site.node = node;
+    daemon.signal(Signal::HUP);
+    eventually("the settings are taken", || daemon.logs("the settings were read again"));
+    daemon.logs("taken only by a restart").expect("it says what is left");
+    daemon.makes_passes(1);
+    eventually("it goes on as before", || daemon.converged());
+    assert_eq!(daemon.status().expect("it answers")["node"], site.node.as_str());
+    assert_eq!(site.containers(), before);
+    daemon.lives();
+    site.write_settings();
+}
+
+#[test]
 fn a_changed_spec_is_taken_and_an_invalid_one_keeps_the_last_good_one() {
     let site = Site::new("edit");
     let shop = Shop::new(&site, 1);
@@ -117,8 +145,9 @@ fn a_changed_spec_is_taken_and_an_invalid_one_keeps_the_last_good_one() {
     eventually("the metric says it", || check(daemon.metric("reeve_spec_valid") == 0.0, || "valid".to_owned()));
     daemon.makes_passes(1);
     assert_eq!(site.containers(), kept);
+    site.reeve(&["status"]).success().says("the last good one stays in force").says("spec.yaml:4:5");
     // The last good one is not only kept, it is still kept up.
-    crate::support::docker::docker(&["rm", "--force", &kept[0].id]);
+    docker(&["rm", "--force", &kept[0].id]);
     eventually("the container is made again", || site.serves(site.listen(), "web", 1));
 
     // Half a file, as a writer without care leaves it for a moment.
@@ -150,8 +179,11 @@ fn a_mass_removal_is_held_until_it_is_allowed() {
     let before = site.containers();
     assert_eq!(before.len(), 3);
 
-    // Two of three services, and all upstreams.
-    let last = format!("name: {}\nservices:\n  side:\n    image: {WEB}\n    stop_grace_period: 2s\n", site.project);
+    // Two of three services, and all upstreams; and the third one is not what it was.
+    let last = format!(
+        "name: {}\nservices:\n  side:\n    image: {WEB}\n    stop_grace_period: 2s\n    environment: {{ CUT: \"1\" }}\n",
+        site.project
+    );
     site.write_spec(&last);
     eventually("it is held", || daemon.waits(&["--allow-removals"]).map(drop));
     daemon.makes_passes(2);
