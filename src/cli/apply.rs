@@ -109,7 +109,8 @@ async fn through_daemon(
     let started = Instant::now();
     // The daemon takes a changed file when it has been quiet for half a second.
     let takes_spec = Duration::from_secs(10).min(arguments.timeout);
-    let mut last = None;
+    let removals = if arguments.allow_removals { Removals::Allowed } else { Removals::Held };
+    let context_of_daemon = engine.context(Orders { removals, teardown: None, dry: false });
     loop {
         let report = from_daemon(&context.settings, Some(&spec.project)).await.ok().flatten();
         match report {
@@ -124,10 +125,14 @@ async fn through_daemon(
                 if let (Some(waiting), false) = (removal_held, arguments.allow_removals) {
                     anyhow::bail!("{}", waiting.reason);
                 }
-                // Two reports in a row: the first may be of a pass that began before the pin or the file.
-                if report.status.steps == 0 && blocked.is_empty() && last.replace(report.at) != Some(report.at) {
-                    context.output.line("Everything is as the spec says.")?;
-                    return Ok(Exit::Success);
+                // The report is of the daemon's last pass, which may be older than what was changed since; so this looks
+                // for itself as well.
+                if report.status.steps == 0 && blocked.is_empty() {
+                    let (_, own) = plan::foresee(engine.reader(), spec, &context_of_daemon).await;
+                    if own.is_empty() && own.waves.iter().all(crate::plan::Plan::converged) {
+                        context.output.line("Everything is as the spec says.")?;
+                        return Ok(Exit::Success);
+                    }
                 }
                 if let Some(first) = blocked.first() {
                     progress.now(&format!("  waits: {first}"));
