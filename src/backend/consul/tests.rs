@@ -194,6 +194,23 @@ async fn without_a_leader_the_agents_part_is_known_and_the_catalog_is_not_asked(
 }
 
 #[tokio::test]
+async fn an_autopilot_that_does_not_answer_spares_no_server() {
+    for (status, text, tolerance) in [
+        (429, r#"{"FailureTolerance":1}"#, Some(0)),
+        (500, "rpc error getting client: failed to get conn", Some(0)),
+        (403, "Permission denied", None),
+        (404, "", None),
+    ] {
+        let fake = Fake::start(move |asked| {
+            (asked.line == "GET /v1/operator/autopilot/health").then_some(Reply::Status(status, text))
+        })
+        .await;
+        let seen = view(&fake.consul(), &interest([])).await.expect("the agent answers");
+        assert_eq!(seen.failure_tolerance, tolerance, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn an_empty_answer_is_dated_as_a_loss() {
     let round = Arc::new(AtomicUsize::new(0));
     let fake = Fake::start({

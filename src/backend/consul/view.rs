@@ -117,14 +117,15 @@ impl Consul {
         (registrations, strangers)
     }
 
-    /// How many servers may fail. Not told (no right to ask, or an agent that cannot say): `None`.
+    /// How many servers may fail. `None`: it will not be told, for want of the right to ask or of an autopilot.
     async fn failure_tolerance(&self) -> Option<u32> {
         let request = Request::get(&["v1", "operator", "autopilot", "health"], AGENT_LIMIT);
         match self.client.json::<AutopilotHealth>(request).await {
             Ok(answer) => Some(answer.value.failure_tolerance),
-            // This is how Consul answers while a server is unhealthy.
-            Err(failure) if failure.status() == Some(429) => Some(0),
-            Err(_) => None,
+            Err(failure) if matches!(failure.status(), Some(400..=428 | 430..=499)) => None,
+            // 429 is how Consul answers while a server is unhealthy. Any other failure passes, and is most likely while a
+            // server or the agent has just been replaced: seen, the next server was then stopped and the quorum lost.
+            Err(_) => Some(0),
         }
     }
 
