@@ -46,6 +46,9 @@ pub struct Report {
     pub node: String,
     /// `run --observe`: it plans and writes nothing.
     pub observe_only: bool,
+    /// Why the spec's files, as they are now, are not taken; the status is of the last good ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec_refused: Option<String>,
     #[serde(flatten)]
     pub status: Status,
 }

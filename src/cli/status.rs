@@ -81,7 +81,7 @@ async fn observed(context: &Context) -> anyhow::Result<Report> {
     let (observed, plan, at) =
         engine.look(source.spec(), Orders { removals: Removals::Held, teardown: None, dry: false }).await;
     let status = crate::status::Status::of(source.spec(), &observed, &plan, &[]);
-    Ok(Report { at, node: engine.owner.node.clone(), observe_only: false, status })
+    Ok(Report { at, node: engine.owner.node.clone(), observe_only: false, spec_refused: None, status })
 }
 
 fn print(output: &mut Output, format: StatusFormat, report: &Report) -> anyhow::Result<()> {
@@ -97,7 +97,7 @@ fn redraw(
     output: &mut Output,
     format: StatusFormat,
     report: &Report,
-    shown: &mut Option<crate::status::Status>,
+    shown: &mut Option<Report>,
 ) -> anyhow::Result<()> {
     match format {
         StatusFormat::Table if output.is_terminal() => {
@@ -105,7 +105,7 @@ fn redraw(
             let text = text(report, output).replace('\n', "\u{1b}[K\n");
             output.text(format_args!("\u{1b}[H{text}\u{1b}[J"))?;
         }
-        StatusFormat::Table | StatusFormat::Json if shown.as_ref() == Some(&report.status) => {}
+        StatusFormat::Table | StatusFormat::Json if shown.as_ref().is_some_and(|shown| same(shown, report)) => {}
         StatusFormat::Table => {
             if shown.is_some() {
                 output.text("\n")?;
@@ -114,17 +114,28 @@ fn redraw(
         }
         StatusFormat::Json => output.json_line(report)?,
     }
-    *shown = Some(report.status.clone());
+    *shown = Some(report.clone());
     Ok(())
+}
+
+/// They say the same, of whichever passes they are.
+fn same(a: &Report, b: &Report) -> bool {
+    a.status == b.status && a.spec_refused == b.spec_refused
 }
 
 fn text(report: &Report, output: &Output) -> String {
     let style = output.style();
-    let table = report.status.table(Timestamp::now(), output.width(), style);
+    let mut text = String::new();
     if report.observe_only {
-        return format!("{}\n\n{table}", style.warning("The daemon only observes, it changes nothing."));
+        let told = style.warning("The daemon only observes, it changes nothing.");
+        text.push_str(&format!("{told}\n\n"));
     }
-    table
+    if let Some(refused) = &report.spec_refused {
+        let told = style.warning("The changed spec is refused; the last good one stays in force:");
+        text.push_str(&format!("{told}\n{}\n\n", refused.trim_end()));
+    }
+    text.push_str(&report.status.table(Timestamp::now(), output.width(), style));
+    text
 }
 
 /// The last pass of a daemon that listens where the settings say and is the one that is asked for; none: nothing listens
@@ -158,7 +169,7 @@ mod tests {
 
     fn report() -> Report {
         let status = Status::of(&world::spec(), &world::observed(), &world::plan(), &[]);
-        Report { at: world::at(0), node: "edge-1".to_owned(), observe_only: false, status }
+        Report { at: world::at(0), node: "edge-1".to_owned(), observe_only: false, spec_refused: None, status }
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
 use crate::plan::action::{Action, ConsulAction, DockerAction, NginxAction, System};
 use crate::plan::preview::Preview;
-use crate::plan::{Plan, Removals, display};
+use crate::plan::{Plan, Removals, Step, display};
 use crate::status::Status;
 use crate::world::{ActionError, WakeSource};
 use backoff::Backoff;
@@ -86,7 +86,7 @@ impl Controller {
                 self.metrics.observe_wake(*source);
             }
             self.shared.heartbeat();
-            self.take_spec(&interest);
+            self.take_spec(&mut state, &interest);
             let changed_at = match (state.changed_at, woken.changed_at) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
@@ -155,8 +155,11 @@ impl Controller {
         }
         state.converged = converged;
         state.log_changes(&pass);
+        if self.observe_only {
+            state.log_planned(&pass.plan);
+        }
         state.look_again(&pass);
-        self.publish(&pass, status);
+        self.publish(state, &pass, status);
         let progressed = pass.applied.iter().any(|applied| match &applied.result {
             Ok(()) | Err(ActionError::Conflict(_) | ActionError::Refused(_)) => true,
             Err(ActionError::Transient(_) | ActionError::Permanent(_)) => false,
@@ -182,11 +185,12 @@ impl Controller {
         })
     }
 
-    fn publish(&self, pass: &Arc<Pass>, status: Status) {
+    fn publish(&self, state: &LoopState, pass: &Arc<Pass>, status: Status) {
         let report = Report {
             at: pass.started_at,
             node: self.engine.owner.node.clone(),
             observe_only: self.observe_only,
+            spec_refused: state.spec_refused.clone(),
             status,
         };
         let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
@@ -203,12 +207,17 @@ impl Controller {
     }
 
     /// Takes a changed spec when its files have been quiet, keeps the last good one when they are invalid.
-    fn take_spec(&mut self, interest: &watch::Sender<Interest>) {
+    fn take_spec(&mut self, state: &mut LoopState, interest: &watch::Sender<Interest>) {
         match self.source.poll() {
             SpecChange::None => {}
-            // An invalid one may have been taken back.
-            SpecChange::Same => self.metrics.spec(true, &self.source.spec().digest),
+            SpecChange::Same => {
+                if state.spec_refused.take().is_some() {
+                    info!("the spec is valid again, and the same as before");
+                }
+                self.metrics.spec(true, &self.source.spec().digest);
+            }
             SpecChange::Changed => {
+                state.spec_refused = None;
                 let spec = self.source.spec();
                 info!(project = spec.project, digest = &spec.digest[..spec.digest.len().min(12)], "the spec changed");
                 self.metrics.spec(true, &spec.digest);
@@ -216,6 +225,7 @@ impl Controller {
             }
             SpecChange::Invalid(message) => {
                 error!("the changed spec is invalid; the last good one stays in force\n{message}");
+                state.spec_refused = Some(message);
                 self.metrics.spec(false, &self.source.spec().digest);
             }
         }
@@ -230,6 +240,8 @@ impl Controller {
 struct LoopState {
     backoff: Backoff,
     converged: bool,
+    /// Why the spec's files, as they are now, are not taken.
+    spec_refused: Option<String>,
     /// What was there when the present spec was last converged on; what differs from it without a change of the spec is
     /// drift.
     settled: Option<Arc<Settled>>,
@@ -237,6 +249,8 @@ struct LoopState {
     changed_at: Option<Timestamp>,
     /// What was waiting in the last pass, to log only what is new.
     waiting: BTreeSet<(String, String)>,
+    /// What the last pass would have done, had it not only observed.
+    planned: BTreeSet<String>,
     /// Backends that could not be read in the last pass, with the reason.
     unknown: BTreeMap<&'static str, String>,
     /// When to look again by time alone.
@@ -292,6 +306,16 @@ impl LoopState {
             info!("{object}: waits: {reason}");
         }
         self.waiting = waiting;
+    }
+
+    /// For one that only observes: the first day of a migration is read in its log.
+    fn log_planned(&mut self, plan: &Plan) {
+        let line = |step: &Step| format!("{}: {}: {}", step.object, display::verb(&step.action), step.cause);
+        let planned: BTreeSet<String> = plan.steps.iter().map(line).collect();
+        for line in planned.difference(&self.planned) {
+            info!("would do: {line}");
+        }
+        self.planned = planned;
     }
 }
 

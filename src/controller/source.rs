@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use notify::Watcher as _;
+use tokio::sync::watch;
 
 use crate::spec::Spec;
 use crate::spec::diagnostic::Diagnostics;
@@ -43,6 +44,8 @@ pub struct SpecSource {
     judged: Fingerprint,
     /// A state that differs, and since when it has been so.
     pending: Option<(Fingerprint, Instant)>,
+    /// What the watcher looks at: the files of the spec in force.
+    files: watch::Sender<Vec<PathBuf>>,
     warnings: Vec<String>,
 }
 
@@ -53,7 +56,8 @@ impl SpecSource {
         let loaded = load(&options)?;
         let warnings = loaded.warnings.iter().map(|warning| warning.render(false)).collect();
         let judged = fingerprint(&options, &loaded.files);
-        Ok(Self { options, loaded, judged, pending: None, warnings })
+        let files = watch::Sender::new(loaded.files.clone());
+        Ok(Self { options, loaded, judged, pending: None, files, warnings })
     }
 
     pub fn spec(&self) -> &Spec {
@@ -97,6 +101,7 @@ impl SpecSource {
             Ok(loaded) => {
                 // Files that the new spec names for the first time belong to the same state.
                 self.judged = fingerprint(&self.options, &loaded.files);
+                self.files.send_replace(loaded.files.clone());
                 self.warnings.extend(loaded.warnings.iter().map(|warning| warning.render(false)));
                 let changed = loaded.spec.digest != self.loaded.spec.digest;
                 self.loaded = loaded;
@@ -111,6 +116,9 @@ impl SpecSource {
     pub fn watch(&self, wake: Wake) -> impl Future<Output = ()> + Send + use<> {
         let folders: BTreeSet<PathBuf> =
             self.loaded.files.iter().chain(&self.options.files).map(|path| folder_of(path)).collect();
+        let (options, files) = (self.options.clone(), self.files.subscribe());
+        let look = move || fingerprint(&options, &files.borrow());
+        let mut seen = self.judged.clone();
         async move {
             let (sender, mut events) = tokio::sync::mpsc::channel::<()>(1);
             let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -132,13 +140,24 @@ impl SpecSource {
                     );
                 }
             }
-            while events.recv().await.is_some() {
-                // Until it has been quiet for the time that `poll` asks for.
-                while tokio::time::timeout(UNCHANGED_FOR, events.recv()).await.is_ok_and(|event| event.is_some()) {}
-                wake(WakeSource::SpecFile, Timestamp::now());
-                // A file moved in with an old time stamp, and one with a time in the future, need a second look.
-                tokio::time::sleep(UNCHANGED_FOR + Duration::from_millis(50)).await;
-                wake(WakeSource::SpecFile, Timestamp::now());
+            // The first look is for what changed before this watched.
+            let mut heard = Some(());
+            while heard.is_some() {
+                let mut now = look();
+                // Other files in these folders change, too: a log that stands beside the spec, with every line of it.
+                if now != seen {
+                    // Until they have been quiet for the time that `poll` asks for.
+                    while now != seen {
+                        seen = now;
+                        tokio::time::sleep(UNCHANGED_FOR).await;
+                        now = look();
+                    }
+                    wake(WakeSource::SpecFile, Timestamp::now());
+                    // A file moved in with an old time stamp, and one with a time in the future, need a second look.
+                    tokio::time::sleep(UNCHANGED_FOR + Duration::from_millis(50)).await;
+                    wake(WakeSource::SpecFile, Timestamp::now());
+                }
+                heard = events.recv().await;
             }
         }
     }
@@ -188,4 +207,47 @@ fn old_enough(seen: &Fingerprint, judged: &Fingerprint) -> bool {
         let modified = stamp.as_ref().and_then(|stamp| stamp.modified);
         modified.and_then(|modified| modified.elapsed().ok()).is_some_and(|age| age >= UNCHANGED_FOR)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Longer than a change takes to be reported, twice over.
+    const A_WHILE: Duration = Duration::from_millis(1500);
+
+    #[tokio::test]
+    async fn only_the_specs_own_files_wake() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (spec, log) = (folder.path().join("spec.yaml"), folder.path().join("reeve.log"));
+        let write = |text: &str| std::fs::write(&spec, text).expect("written");
+        write("services: { web: { image: \"a:1\" } }\n");
+        let source = SpecSource::open(LoadOptions { files: vec![spec.clone()], ..LoadOptions::default() });
+        let source = source.unwrap_or_else(|refused| panic!("{}", refused.render(false)));
+        let (sender, mut woken) = tokio::sync::mpsc::unbounded_channel();
+        let wake: Wake = Arc::new(move |source, _| {
+            let _ = sender.send(source);
+        });
+        let watching = tokio::spawn(source.watch(wake));
+
+        // Until the watcher listens, a change would be missed: it is repeated.
+        let mut number = 1;
+        while tokio::time::timeout(A_WHILE, woken.recv()).await.is_err() {
+            number += 1;
+            assert!(number < 20, "a changed spec never wakes");
+            write(&format!("services: {{ web: {{ image: \"a:{number}\" }} }}\n"));
+        }
+        // The second look at the same change.
+        while tokio::time::timeout(A_WHILE, woken.recv()).await.is_ok() {}
+        std::fs::write(&log, "a line\n").expect("written");
+        let heard = tokio::time::timeout(A_WHILE, woken.recv()).await;
+        assert!(heard.is_err(), "a file beside the spec wakes");
+        // A file that the spec would read if it were there.
+        std::fs::write(folder.path().join(".env"), "A=b\n").expect("written");
+        let heard = tokio::time::timeout(A_WHILE, woken.recv()).await;
+        assert!(heard.is_ok(), "a new .env does not wake");
+        watching.abort();
+    }
 }

@@ -23,7 +23,7 @@ async fn server(resync: Duration) -> Running {
 
 fn report() -> Report {
     let status = Status::of(&world::spec(), &world::observed(), &Plan::default(), &[]);
-    Report { at: world::at(0), node: "edge-1".to_owned(), observe_only: false, status }
+    Report { at: world::at(0), node: "edge-1".to_owned(), observe_only: false, spec_refused: None, status }
 }
 
 /// Status line, headers and body.
