@@ -358,6 +358,10 @@ impl<'a> Planner<'a> {
                 // `retire` goes on with it, in its order.
                 continue;
             }
+            if let Some(held) = self.removals_held.clone() {
+                self.wait(object, "removal_held", held);
+                continue;
+            }
             if registration.maintenance == Maintenance::Off
                 && let Some(reason) = self.successor_missing(container, registration)
                 && self.holds(Gate::SuccessorServes)

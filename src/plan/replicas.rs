@@ -290,6 +290,10 @@ impl<'a> Planner<'a> {
         if roster.all_at_once && !roster.leaving.is_empty() {
             return self.wait(object, "network", "its network is replaced; the old replicas must be gone first");
         }
+        // A file that was cut changes the service that it was cut in: what replaces nothing is made, the rest waits.
+        if let Some(held) = self.removals_held.clone().filter(|_| !roster.leaving.is_empty()) {
+            return self.wait(object, "removal_held", held);
+        }
         if let Some((kind, reason)) = self.means_missing(service, roster) {
             return self.wait(object, kind, reason);
         }
@@ -533,6 +537,10 @@ impl<'a> Planner<'a> {
                 continue;
             }
             if !self.on_its_way(container) {
+                if let Some(held) = self.removals_held.clone() {
+                    self.wait(object, "removal_held", held);
+                    continue;
+                }
                 let successor = if stop_first { rollout.next_at() } else { rollout.watched_until() };
                 let gate = successor.filter(|_| replaced && leaving.outdated && (stop_first || !places.is_empty()));
                 if let Some((until, why)) = gate {
