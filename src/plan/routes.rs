@@ -165,7 +165,7 @@ impl<'a> Planner<'a> {
         let Some(query) = &upstream.query else { return Some(routed) };
         let unreadable = match self.facts.consul.map(|consul| consul.catalog.get(query)) {
             Some(Some(View::Known(_))) => return Some(self.endpoints_of(routed, before)),
-            Some(Some(View::Unknown { reason, .. })) => format!("{query} cannot be read: {reason}"),
+            Some(Some(View::Unknown { reason, .. })) => format!("Consul's service {query} cannot be read: {reason}"),
             Some(None) => format!("{query} has not been read yet"),
             None => format!("Consul cannot be read: {}", self.observed.consul.reason().unwrap_or_default()),
         };
