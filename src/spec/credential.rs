@@ -19,8 +19,11 @@ const WORDS: [&str; 12] = [
     "HTPASS",
 ];
 
-/// Ends of a name that mark a credential (`MYSQL_PWD`, `DB_PASS`).
-const ENDS: [&str; 4] = ["_PASS", "_PWD", "_AUTH", "_DSN"];
+/// Ends of a name that mark a credential (`MYSQL_PWD`, `DB_PASS`, `APP_KEY`).
+const ENDS: [&str; 6] = ["_PASS", "_PWD", "_AUTH", "_DSN", "_KEY", "_SALT"];
+
+/// Ends of a name that are for everyone, though they look like one of the above.
+const PUBLIC: [&str; 1] = ["PUBLIC_KEY"];
 
 /// Ends of a name that say that the value only points at a credential.
 const POINTERS: [&str; 3] = ["_FILE", "_PATH", "_DIR"];
@@ -28,7 +31,7 @@ const POINTERS: [&str; 3] = ["_FILE", "_PATH", "_DIR"];
 /// Does the name of an environment variable say that its value is a credential?
 pub fn name_is_credential(name: &str) -> bool {
     let name = name.to_ascii_uppercase().replace(['-', '.'], "_");
-    if POINTERS.iter().any(|end| name.ends_with(end)) {
+    if POINTERS.iter().chain(&PUBLIC).any(|end| name.ends_with(end)) {
         return false;
     }
     WORDS.iter().any(|word| name.contains(word)) || ENDS.iter().any(|end| name.ends_with(end)) || name == "PASS"
@@ -111,10 +114,19 @@ mod tests {
 
     #[test]
     fn names_and_urls_that_carry_a_password_are_credentials() {
-        for name in ["POSTGRES_PASSWORD", "db_pass", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "MYSQL_PWD", "api-key"] {
+        for name in [
+            "POSTGRES_PASSWORD",
+            "db_pass",
+            "GITHUB_TOKEN",
+            "AWS_SECRET_ACCESS_KEY",
+            "MYSQL_PWD",
+            "api-key",
+            "APP_KEY",
+            "AUTH_SALT",
+        ] {
             assert!(name_is_credential(name), "{name}");
         }
-        for name in ["POSTGRES_PASSWORD_FILE", "COMPASS", "HOME", "PORT"] {
+        for name in ["POSTGRES_PASSWORD_FILE", "COMPASS", "HOME", "PORT", "KEY_SIZE", "VAPID_PUBLIC_KEY"] {
             assert!(!name_is_credential(name), "{name}");
         }
         assert!(value_is_credential("postgres://app:hunter2@db/app"));

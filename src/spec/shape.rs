@@ -71,7 +71,12 @@ fn value(node: &mut Node, name: &str, kind: &'static Kind, report: &mut Report) 
             Value::Null | Value::Scalar(_) | Value::Mapping(_) => wrong(node, name, "a list", report),
         },
         Kind::Pairs => match &mut node.value {
-            Value::Sequence(items) => texts(items, name, report),
+            Value::Sequence(items) => {
+                for item in items.iter().filter(|item| item.text().is_none()) {
+                    let message = format!("each entry of `{name}` must be text, but one is {}", item.what());
+                    report.error_help(&item.place, message, "write `NAME=value`, or a mapping in place of the list");
+                }
+            }
             Value::Mapping(entries) => scalars(entries, report),
             Value::Null | Value::Scalar(_) => wrong(node, name, "a mapping or a list of `NAME=value`", report),
         },
@@ -224,7 +229,8 @@ fn mapping(node: &mut Node, name: &str, table: &'static Table, report: &mut Repo
 fn unknown(entry: &Entry, table: &'static Table, report: &mut Report) {
     let shown = super::tree::shown(&entry.key);
     let message = format!("unknown key `{shown}` in {}", table.name);
-    let help = did_you_mean(&entry.key, table.usable().map(|key| key.name)).unwrap_or_else(|| {
+    let meant = did_you_mean(&entry.key, table.usable().map(|key| key.name));
+    let help = meant.or_else(|| home(entry, table)).unwrap_or_else(|| {
         let names: Vec<&str> = table.usable().map(|key| key.name).collect();
         match names.len() {
             0..=12 => format!("it can have: {}", names.join(", ")),
@@ -234,9 +240,32 @@ fn unknown(entry: &Entry, table: &'static Table, report: &mut Report) {
     report.error_help(&entry.key_place, message, help);
 }
 
+/// Where a key belongs that stands one level too high: `replicas` below `deploy`, a whole service below `services`.
+fn home(entry: &Entry, table: &'static Table) -> Option<String> {
+    let within = |table: &'static Table, name: &str| table.usable().any(|key| key.name == name);
+    let below = table.usable().find(|key| match &key.kind {
+        Kind::Mapping(below) => within(below, &entry.key),
+        Kind::MapOf(Kind::Mapping(below)) => match &entry.value.value {
+            Value::Mapping(entries) => entries.iter().any(|entry| within(below, &entry.key)),
+            Value::Null | Value::Scalar(_) | Value::Sequence(_) => false,
+        },
+        _ => false,
+    })?;
+    Some(format!("it belongs under `{}`", below.name))
+}
+
 fn named(entries: &mut [Entry], kind: &'static Kind, report: &mut Report) {
     for entry in entries {
         let key = entry.key.clone();
+        if let Kind::Mapping(table) = kind
+            && matches!(entry.value.value, Value::Scalar(_) | Value::Sequence(_))
+            && table.usable().any(|one| one.name == key)
+        {
+            let message = format!("`{key}` must be a mapping, but is {}", entry.value.what());
+            let help = format!("if it is meant as the `{key}` of {}, it is indented too little", table.name);
+            report.error_help(&entry.value.place, message, help);
+            continue;
+        }
         value(&mut entry.value, &key, kind, report);
     }
 }
