@@ -462,6 +462,11 @@ impl Nginx {
             worker_shutdown_timeout: None,
         }
     }
+
+    /// `nginx.mode: off`.
+    pub fn unmanaged(&self) -> bool {
+        self.config.is_empty()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

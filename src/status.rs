@@ -131,7 +131,7 @@ pub struct BackendStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NginxStatus {
     pub version: String,
-    /// `running`, `stopped` or `orphans`.
+    /// `running`, `stopped`, `orphans`, or `off`: it is not managed.
     pub process: String,
     /// What is loaded; several while a reload is under way.
     pub loaded: Vec<String>,
@@ -400,6 +400,7 @@ fn nginx_status(nginx: &Nginx) -> NginxStatus {
         version: nginx.version.clone(),
         process: match &nginx.process {
             NginxProcess::Running { .. } => "running",
+            NginxProcess::Stopped if nginx.unmanaged() => "off",
             NginxProcess::Stopped => "stopped",
             NginxProcess::Orphans { .. } => "orphans",
         }
@@ -436,6 +437,7 @@ fn consul_status(consul: &crate::observed::Consul) -> ConsulStatus {
 fn advice(observed: &Observed) -> Vec<String> {
     let mut advice = Vec::new();
     if let Some(nginx) = observed.nginx.known()
+        && !nginx.unmanaged()
         && nginx.worker_shutdown_timeout.is_none()
     {
         advice.push(format!(

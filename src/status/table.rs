@@ -86,7 +86,7 @@ impl Status {
             add(&mut text, &registered, style);
         }
 
-        if let Some(nginx) = &self.nginx {
+        if let Some(nginx) = self.nginx.as_ref().filter(|nginx| nginx.process != "off") {
             let loaded = nginx.loaded.join(", ");
             let loaded = or_none(&loaded);
             put(&mut text, format_args!("\nNGINX {} is {}\nLoaded  {loaded}", nginx.version, nginx.process));

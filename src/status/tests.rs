@@ -310,6 +310,17 @@ fn an_nginx_without_worker_shutdown_timeout_gets_the_advice() {
 }
 
 #[test]
+fn an_nginx_that_is_not_managed_is_not_talked_about() {
+    let mut observed = observed();
+    observed.nginx = View::Known(crate::observed::Nginx::off(at(0)));
+    let status = Status::of(&spec(), &observed, &Plan::default(), &[]);
+    assert_eq!(status.advice, Vec::<String>::new());
+    assert_eq!(status.nginx.as_ref().map(|nginx| nginx.process.as_str()), Some("off"));
+    let table = status.table(at(0), None, Style::plain());
+    assert!(!table.contains("NGINX"), "{table}");
+}
+
+#[test]
 fn the_json_form_comes_back_as_the_same_status() {
     let status = status();
     let text = serde_json::to_string(&status).expect("serialisable");
