@@ -10,8 +10,8 @@ use jiff::Timestamp;
 
 use crate::observed::{
     CheckSeen, CheckStatus, Consul, Container, ContainerState, Directory, Docker, Generation, GenerationId, Health,
-    ImageSeen, Instance, Loaded, Maintenance, NetworkEndpoint, NetworkSeen, Nginx, NginxProcess, Observed, Probe,
-    PublishedPort, Registration, VolumeSeen,
+    ImageSeen, Instance, ListenState, Loaded, Maintenance, NetworkEndpoint, NetworkSeen, Nginx, NginxProcess, Observed,
+    Probe, PublishedPort, Registration, VolumeSeen,
 };
 use crate::plan::action::{
     Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration, NginxAction,
@@ -380,12 +380,13 @@ impl Consul {
                     && registration.maintenance == Maintenance::Off
                 {
                     registration.maintenance = Maintenance::Draining { reason: reason.clone() };
+                    registration.drain_start = None;
                     self.in_catalog(id, now, |instance| instance.maintenance = true);
                 }
             }
             ConsulAction::LiftDrain { id } => {
                 if let Some(registration) = self.registrations.get_mut(id)
-                    && matches!(registration.maintenance, Maintenance::Draining { .. })
+                    && !matches!(registration.maintenance, Maintenance::Operator { .. })
                 {
                     registration.maintenance = Maintenance::Off;
                     registration.drain_start = None;
@@ -396,7 +397,8 @@ impl Consul {
                 if let Some(registration) = self.registrations.get_mut(id)
                     && matches!(registration.maintenance, Maintenance::Draining { .. })
                 {
-                    registration.drain_start = Some(*at);
+                    // A repetition does not push the end back.
+                    registration.drain_start.get_or_insert(*at);
                 }
             }
             ConsulAction::StopDrainClock { id } => {
@@ -558,6 +560,13 @@ impl Nginx {
     }
 
     fn load(&mut self, id: &GenerationId, now: Timestamp) {
+        // What the one before listened on is let go.
+        if let Loaded::Generation(before) = &self.loaded
+            && let Some(before) = self.generations.get(before)
+        {
+            let held = before.manifest.upstreams.values().map(|routed| (routed.upstream.listen, ListenState::Free));
+            self.listens.extend(held);
+        }
         self.loaded = Loaded::Generation(id.clone());
         self.loaded_since = now;
         if let Some(generation) = self.generations.get(id) {

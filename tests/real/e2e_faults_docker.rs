@@ -1,9 +1,11 @@
 //! Faults of the way to Docker while a shop serves: the socket cut, the events silent, the answers slow or none at all.
 //! What serves goes on serving, and when it is mended everything is as the spec says.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::support::docker::docker;
+use crate::support::engine::Engine;
 use crate::support::program::Daemon;
 use crate::support::shop::WEB_2;
 use crate::support::socket::Proxy;
@@ -106,4 +108,63 @@ fn a_docker_that_is_slow_is_waited_for_and_one_that_is_silent_is_unknown() {
     proxy.silence(false);
     whole_again(&site, &mut daemon, 2);
     watcher.saw_nothing_lost();
+}
+
+/// A shop in an engine of the test's own, and the names that answer for it.
+fn in_own_engine(name: &str, live_restore: bool) -> (Site, Engine, Daemon, BTreeSet<String>) {
+    let mut site = Site::new(name);
+    let engine = Engine::start(&site, live_restore);
+    site.docker_host = Some(engine.host());
+    site.more_settings = format!("advertise: {}\nloop: {{ resync: 2s }}\n", engine.address());
+    site.write_settings();
+    // The agent is not in the engine's network: it reaches what is published.
+    let shop = Shop::new(&site, 2).to_string().replace("timeout: 1s }", "timeout: 1s, address: registered }");
+    let daemon = site.run(&shop);
+    let names = served_by_two(&site).expect("it serves");
+    (site, engine, daemon, names)
+}
+
+fn served_by_two(site: &Site) -> Result<BTreeSet<String>, String> {
+    let names = site.served_by(site.listen(), 8)?;
+    check(names.len() == 2, || format!("answers of {names:?}"))?;
+    Ok(names)
+}
+
+#[test]
+#[ignore = "long: make test-long"]
+fn a_docker_daemon_that_restarts_and_takes_its_containers_along_has_them_started_again() {
+    let (site, mut engine, mut daemon, names) = in_own_engine("restart", false);
+    let registrations = site.registrations();
+    engine.stop();
+    eventually("it says so", || daemon.waits(&["Docker cannot be read"]).map(drop));
+    daemon.makes_passes(2);
+    assert_eq!(site.registrations(), registrations, "Unknown is not empty");
+    engine.run();
+    within(LONG, "the same containers serve again", || {
+        daemon.converged()?;
+        let now = served_by_two(&site)?;
+        check(now == names, || format!("{names:?}, now {now:?}"))
+    });
+    assert_eq!(site.registrations(), registrations);
+    daemon.lives();
+}
+
+#[test]
+#[ignore = "long: make test-long"]
+fn a_docker_daemon_that_is_killed_beside_its_containers_finds_them_as_they_were() {
+    let (site, mut engine, mut daemon, names) = in_own_engine("survive", true);
+    let (started, loaded) = (engine.containers(), site.loaded());
+    engine.kill();
+    eventually("it says so", || daemon.waits(&["Docker cannot be read"]).map(drop));
+    daemon.makes_passes(2);
+    assert_eq!(site.loaded(), loaded, "Unknown is not empty");
+    // Docker itself takes their ports away for a moment when it starts (seen), so requests are not counted.
+    engine.run();
+    within(LONG, "the same containers serve", || {
+        daemon.converged()?;
+        let now = served_by_two(&site)?;
+        check(now == names, || format!("{names:?}, now {now:?}"))
+    });
+    assert_eq!(engine.containers(), started, "none was started again");
+    daemon.lives();
 }

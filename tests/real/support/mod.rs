@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cluster;
 pub mod docker;
+pub mod engine;
 pub mod golden;
 pub mod http;
 pub mod load;
