@@ -3,7 +3,7 @@
 //! Owns the form of a line of `history.jsonl`, and which service and upstreams an action was about. Nothing is ever decided
 //! by it: it is for people who ask what happened, and losing it costs nothing. It says what the log says, and so no secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -55,10 +55,8 @@ impl Entry {
                 (pin.service().map(str::to_owned).into_iter().collect(), Vec::new())
             }
             Action::Docker(_) | Action::Consul(_) | Action::Directory(_) => {
-                let owner = service_of(spec, observed, &applied.object);
-                let made_from = spec.services.values().filter(|service| needs(service).contains(&applied.object));
-                let made_from: Vec<String> = made_from.map(|service| service.name.clone()).collect();
-                (owner.map_or(made_from, |owner| vec![owner]), Vec::new())
+                let owner = service_of(spec, observed, &applied.object).map(|owner| vec![owner]);
+                (owner.unwrap_or_else(|| made_from(&applied.object, spec, observed)), Vec::new())
             }
         };
         let error = applied.result.as_ref().err().map(|error| error.to_string().chars().take(LONGEST_ERROR).collect());
@@ -81,6 +79,15 @@ impl Entry {
     pub fn failed(&self) -> bool {
         matches!(self.result.as_str(), "transient" | "permanent")
     }
+}
+
+/// The services that need the object: as the spec has them, or as they are kept, for those that are rolled back.
+fn made_from(object: &ObjectKey, spec: &Spec, observed: &Observed) -> Vec<String> {
+    let kept = observed.directory.known().into_iter().flat_map(|directory| directory.kept.values());
+    let kept = kept.flat_map(|kept| std::iter::once(&kept.present).chain(&kept.before));
+    let services = spec.services.values().chain(kept.map(|configuration| configuration.service.as_ref()));
+    let named = services.filter(|service| needs(service).contains(object)).map(|service| service.name.clone());
+    named.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 /// What a service is made from: its image, networks and volumes.
@@ -124,4 +131,81 @@ fn changed_upstreams(action: &NginxAction, nginx: Option<&Nginx>, plan: &Plan) -
         new.iter().filter(|(name, routed)| old.get(*name) != Some(*routed)).map(|(name, _)| name.clone()).collect();
     changed.extend(old.keys().filter(|name| !new.contains_key(*name)).cloned());
     if changed.is_empty() { new.keys().cloned().collect() } else { changed }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::observed::{Configuration, Directory, Kept, Pin, View};
+    use crate::plan::{DockerAction, System};
+    use crate::spec::{ConfigHash, ContainerConfig};
+    use crate::status::tests as world;
+    use crate::world::ActionError;
+
+    fn entry_in(observed: &Observed, object: ObjectKey, action: Action, result: Result<(), ActionError>) -> Entry {
+        let step =
+            Step { object: object.clone(), action, cause: "a cause".to_owned(), drift: false, changes: Vec::new() };
+        let applied = Applied {
+            object,
+            system: System::Docker,
+            kind: step.action.kind(),
+            cause: step.cause.clone(),
+            drift: false,
+            took: Duration::from_millis(7),
+            result,
+        };
+        let plan = Plan { steps: vec![step.clone()], ..Plan::default() };
+        Entry::of(&applied, &step, world::at(0), &world::spec(), observed, &plan)
+    }
+
+    fn entry(object: ObjectKey, action: Action) -> Entry {
+        entry_in(&world::observed(), object, action, Ok(()))
+    }
+
+    fn pull(image: &str) -> Action {
+        Action::Docker(DockerAction::PullImage { image: image.to_owned(), platform: None })
+    }
+
+    #[test]
+    fn a_generation_is_about_the_upstreams_that_differ_and_a_mended_one_about_all() {
+        let id = |number| GenerationId { hash: "ab12".to_owned(), number };
+        let upstreams = |action| entry(ObjectKey::Nginx, Action::Nginx(action)).upstreams;
+        assert_eq!(upstreams(NginxAction::Reload { expect: id(2) }), ["http_backend"]);
+        assert_eq!(upstreams(NginxAction::SwitchGeneration { id: id(1) }), ["http_backend"], "the same was edited");
+        assert_eq!(upstreams(NginxAction::RemoveGeneration { id: id(2) }), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_action_is_about_the_services_that_it_is_done_for() {
+        let replica = ObjectKey::Replica("shop-web-1-0a1b2c3d".to_owned());
+        assert_eq!(entry(replica, pull("")).services, ["web"]);
+        // Both are made from it.
+        assert_eq!(entry(ObjectKey::Image(String::new()), pull("")).services, ["db", "web"]);
+        assert_eq!(entry(ObjectKey::Image("web:0".to_owned()), pull("web:0")).services, Vec::<String>::new());
+        // It served before: a rollback wants it.
+        let config = ContainerConfig { image: "web:0".to_owned(), ..ContainerConfig::default() };
+        let mut service = world::spec().services.remove("web").expect("there");
+        service.config = Arc::new(config);
+        let (networks, volumes) = (BTreeMap::new(), BTreeMap::new());
+        let present = Configuration { service: Arc::new(service), image_id: String::new(), networks, volumes };
+        let kept = BTreeMap::from([("web".to_owned(), Arc::new(Kept { present, before: None }))]);
+        let mut observed = world::observed();
+        observed.directory = View::Known(Directory { kept, ..Directory::default() });
+        assert_eq!(entry_in(&observed, ObjectKey::Image("web:0".to_owned()), pull("web:0"), Ok(())).services, ["web"]);
+        let pin = Pin::Hold { service: "db".to_owned(), hash: ConfigHash::of("{}") };
+        let remove = Action::Directory(DirectoryAction::RemovePin { pin });
+        assert_eq!(entry(ObjectKey::Directory, remove).services, ["db"]);
+    }
+
+    #[test]
+    fn a_conflict_is_no_failure_and_a_long_error_is_cut() {
+        let of = |error| entry_in(&world::observed(), ObjectKey::Nginx, pull(""), Err(error));
+        assert!(!of(ActionError::Conflict("the world moved on".to_owned())).failed());
+        let failed = of(ActionError::Permanent("x".repeat(10_000)));
+        assert!(failed.failed());
+        assert_eq!((failed.result.as_str(), failed.error.map(|error| error.len())), ("permanent", Some(LONGEST_ERROR)));
+    }
 }
