@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use crate::backend::consul::Consul;
 use crate::backend::directory::Directory;
 use crate::backend::docker::Docker;
+use crate::backend::flapping::Flapping;
 use crate::backend::nginx::Nginx;
 use crate::backend::{host, probe};
 use crate::observed::{self, ContainerState, Health, Interest, Observed, Probe, ProbeTarget, VIEW_TIMEOUT, View};
@@ -45,6 +46,7 @@ struct Memory {
     unknown_since: BTreeMap<Part, Timestamp>,
     /// Containers (and when they were started) whose probe passed: one probe for each start.
     probed: BTreeSet<(String, Timestamp)>,
+    flapping: Flapping<String>,
 }
 
 impl Live {
@@ -168,6 +170,10 @@ impl Observe for Live {
         let docker = async {
             let mut docker = limited("Docker", self.docker.view(interest)).await?;
             self.probe(&mut docker, interest).await;
+            let good =
+                |one: &observed::Container| one.state.running() && matches!(one.health, Health::None | Health::Healthy);
+            let seen = docker.containers.values().map(|one| (one.id.clone(), good(one)));
+            docker.flapping = self.memory().flapping.observe(seen, Timestamp::now());
             Ok(docker)
         };
         let nginx = async {

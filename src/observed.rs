@@ -90,6 +90,8 @@ pub struct Docker {
     pub volumes: BTreeMap<String, VolumeSeen>,
     /// By the reference that the spec uses. Missing: the engine does not have it.
     pub images: BTreeMap<String, ImageSeen>,
+    /// Our containers that are good again after having been bad again and again, by id: not to be taken back before.
+    pub flapping: BTreeMap<String, Timestamp>,
 }
 
 /// One of our containers.
@@ -372,6 +374,8 @@ pub struct Catalog {
     /// When the set of passing instances last lost one, or since when this process watches: an answer that is suddenly
     /// small is not believed until it has lasted.
     pub shrunk_at: Timestamp,
+    /// The same for instances, by node and id, as `Docker::flapping`.
+    pub flapping: BTreeMap<(String, String), Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use common::{context, converge, empty_world, execute, look, renderer, spec, start};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
-use reeve::observed::{Loaded, Nginx, Observed, Rejection, RoutedUpstream, Stage};
+use reeve::observed::{Instance, Loaded, Nginx, Observed, Rejection, RoutedUpstream, Stage};
 use reeve::plan::action::NginxAction;
 use reeve::plan::{Action, Context, Plan, plan};
 use reeve::render::{BUILT_IN, Renderer};
@@ -387,4 +387,53 @@ fn a_reload_is_held_while_too_many_old_workers_live_but_not_for_ever() {
 
 fn start_of(site: &Site<'_>) -> Timestamp {
     site.nginx().loaded_since
+}
+
+#[test]
+fn what_came_back_too_often_is_not_routed_before_its_time_unless_it_is_alone() {
+    let renderer = renderer();
+    let context = context(&renderer, common::PROJECT);
+    let mut world = empty_world();
+    let now = start();
+    let spec = spec("name: shop\nservices: {}\nupstreams:\n  u: { service: web, listen: 8000 }\n");
+    look(&mut world, &spec, &context.owner, now);
+    let until = now + SignedDuration::from_secs(8);
+    let instance = |id: &str, address: &str| Instance {
+        id: id.to_owned(),
+        node: "n".to_owned(),
+        address: address.to_owned(),
+        port: 80,
+        passing: true,
+        doubtful: false,
+        maintenance: false,
+        weight: 1,
+        owner: None,
+        container: None,
+        trouble: None,
+    };
+    let mut routed = |ids: &[(&str, &str)], now: Timestamp| {
+        let consul = world.consul.known_mut().expect("known");
+        for catalog in consul.catalog.values_mut().filter_map(reeve::observed::View::known_mut) {
+            // What is lost has been for long.
+            catalog.shrunk_at = now - SignedDuration::from_mins(1);
+            catalog.instances = ids.iter().map(|(id, address)| instance(id, address)).collect();
+            catalog.flapping = [(("n".to_owned(), "b".to_owned()), until)].into();
+        }
+        let wave = plan(&spec, &world, now, &context);
+        for step in &wave.steps {
+            execute(&mut world, &step.action, &context, now);
+        }
+        let wave = plan(&spec, &world, now, &context);
+        let Loaded::Generation(id) = &world.nginx.known().expect("known").loaded else { panic!("nothing is loaded") };
+        let loaded = &world.nginx.known().expect("known").generations[id].manifest.upstreams["u"];
+        let addresses: Vec<String> = loaded.endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
+        let held = wave.waiting.iter().find(|waiting| waiting.kind == "flapping").and_then(|waiting| waiting.until);
+        (addresses, held)
+    };
+    let (a, b) = (("a", "10.0.0.1"), ("b", "10.0.0.2"));
+    assert_eq!(routed(&[a, b], now), (vec!["10.0.0.1".to_owned()], Some(until)));
+    assert_eq!(routed(&[b], now), (vec!["10.0.0.2".to_owned()], None), "better than none");
+    assert_eq!(routed(&[a, b], now).0.len(), 2, "what is routed stays");
+    assert_eq!(routed(&[a], now).0.len(), 1, "going bad is believed at once");
+    assert_eq!(routed(&[a, b], until).0.len(), 2, "its time has come");
 }

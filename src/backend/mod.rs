@@ -4,6 +4,7 @@
 pub mod consul;
 pub mod directory;
 pub mod docker;
+pub mod flapping;
 pub mod history;
 pub mod host;
 pub mod nginx;

@@ -6,6 +6,8 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use super::ObjectKey;
 use super::facts::refuted;
 use super::gates::Gate;
@@ -217,6 +219,7 @@ impl<'a> Planner<'a> {
         };
         // By address and port: what is registered twice, by reeve and by something else, is one endpoint.
         let mut endpoints: BTreeMap<Place<'a>, Endpoint> = BTreeMap::new();
+        let mut flapping: Vec<(Timestamp, Endpoint, &'a Instance)> = Vec::new();
         for instance in &answer.catalog.instances {
             let refused = not_offered(instance);
             if refused.is_some() && self.judged.is_none() {
@@ -228,11 +231,17 @@ impl<'a> Planner<'a> {
                 self.judge(&name, &endpoint, Some(instance), verdict);
                 continue;
             }
+            let spot = (instance.address.as_str(), instance.port);
+            if let Some(until) = self.flapping(answer.catalog, instance, &endpoint)
+                && !in_force.iter().any(|old| place(old) == spot)
+            {
+                flapping.push((until, endpoint, instance));
+                continue;
+            }
             self.judge(&name, &endpoint, Some(instance), Verdict::Passing);
-            let place = (instance.address.as_str(), instance.port);
-            let known = endpoints.get(&place).is_some_and(|known| known.container.is_some());
+            let known = endpoints.get(&spot).is_some_and(|known| known.container.is_some());
             if !known {
-                endpoints.insert(place, endpoint);
+                endpoints.insert(spot, endpoint);
             }
         }
         for endpoint in in_force {
@@ -263,6 +272,18 @@ impl<'a> Planner<'a> {
             }
             self.wait_until(object.clone(), "distrust", reason, believed_at);
         }
+        let alone = endpoints.is_empty();
+        for (until, endpoint, instance) in flapping {
+            if alone {
+                // Better one that comes and goes than none.
+                self.judge(&name, &endpoint, Some(instance), Verdict::Passing);
+                endpoints.insert((instance.address.as_str(), instance.port), endpoint);
+                continue;
+            }
+            self.judge(&name, &endpoint, Some(instance), Verdict::Flapping { until });
+            let reason = format!("{endpoint} has come back too often in a short time; it must pass for a while first");
+            self.wait_until(object.clone(), "flapping", reason, until);
+        }
         for old in missing {
             if self.judged.is_some()
                 && !endpoints.contains_key(&place(old))
@@ -290,6 +311,16 @@ impl<'a> Planner<'a> {
         routed.endpoints = endpoints.into_values().collect();
         routed.endpoints.sort();
         routed
+    }
+
+    /// Until when it has to pass before it is taken back, having come back too often: by Consul's word, or by Docker's.
+    fn flapping(&self, catalog: &Catalog, instance: &Instance, endpoint: &Endpoint) -> Option<Timestamp> {
+        if catalog.flapping.is_empty() && self.facts.docker.is_none_or(|docker| docker.flapping.is_empty()) {
+            return None;
+        }
+        let passes = catalog.flapping.get(&(instance.node.clone(), instance.id.clone()));
+        let runs = endpoint.container.as_ref().and_then(|id| self.facts.docker?.flapping.get(id));
+        passes.into_iter().chain(runs).max().copied().filter(|until| *until > self.now)
     }
 
     /// The endpoint of an instance, with our container that answers there, whoever registered it.

@@ -51,6 +51,8 @@ pub enum Verdict {
     KeptWhenEmpty,
     /// In: Consul cannot be read, and nothing is seen that speaks against it.
     Unread,
+    /// Out until then: it came back too often in short time.
+    Flapping { until: Timestamp },
     /// Out: registered without a port.
     NoPort,
     /// Out: Consul says that it does not pass, with the check that says so.
@@ -76,7 +78,8 @@ impl Verdict {
     pub fn routes(&self) -> bool {
         match self {
             Self::Passing | Self::Unlisted | Self::Distrusted { .. } | Self::KeptWhenEmpty | Self::Unread => true,
-            Self::NoPort
+            Self::Flapping { .. }
+            | Self::NoPort
             | Self::NotPassing { .. }
             | Self::Maintenance { .. }
             | Self::Draining { .. }
@@ -96,6 +99,7 @@ impl Verdict {
             Self::Distrusted { .. } => "distrusted",
             Self::KeptWhenEmpty => "kept_when_empty",
             Self::Unread => "unread",
+            Self::Flapping { .. } => "flapping",
             Self::NoPort => "no_port",
             Self::NotPassing { .. } => "not_passing",
             Self::Maintenance { .. } => "maintenance",
@@ -111,7 +115,7 @@ impl Verdict {
     /// When time alone changes it.
     pub fn until(&self) -> Option<Timestamp> {
         match self {
-            Self::Distrusted { until } => Some(*until),
+            Self::Distrusted { until } | Self::Flapping { until } => Some(*until),
             _ => None,
         }
     }
@@ -129,6 +133,7 @@ impl fmt::Display for Verdict {
             }
             Self::KeptWhenEmpty => f.write_str("nothing passes, and when_empty is keep"),
             Self::Unread => f.write_str("Consul cannot be read, and nothing else speaks against it"),
+            Self::Flapping { .. } => f.write_str("it passes, and has come back too often in a short time"),
             Self::NoPort => f.write_str("it is registered without a port"),
             Self::NotPassing { trouble } if trouble.is_empty() => f.write_str("does not pass in Consul"),
             Self::NotPassing { trouble } => write!(f, "does not pass in Consul: {trouble}"),

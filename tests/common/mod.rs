@@ -141,7 +141,9 @@ pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
                 trouble: None,
             })
             .collect();
-        consul.catalog.insert(query.clone(), View::Known(Catalog { instances, shrunk_at: now }));
+        consul
+            .catalog
+            .insert(query.clone(), View::Known(Catalog { instances, shrunk_at: now, flapping: BTreeMap::new() }));
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::backend::flapping::Flapping;
 use crate::observed::{Catalog, Instance, View};
 use crate::spec::upstream::CatalogQuery;
 
@@ -25,6 +26,7 @@ struct Past {
     /// Node and id of the instances that passed in the last answer, and when that set last lost one.
     passing: Option<(BTreeSet<(String, String)>, Timestamp)>,
     unreadable: Option<Unreadable>,
+    flapping: Flapping<(String, String)>,
 }
 
 struct Unreadable {
@@ -59,7 +61,9 @@ impl Memory {
             Some(_) | None => now,
         };
         past.passing = Some((passing, shrunk_at));
-        View::Known(Catalog { instances, shrunk_at })
+        let seen = instances.iter().map(|one| ((one.node.clone(), one.id.clone()), one.passing));
+        let flapping = past.flapping.observe(seen, now);
+        View::Known(Catalog { instances, shrunk_at, flapping })
     }
 
     /// `rests`: it is not asked again for a while. What passed before stays remembered: a smaller set after a gap

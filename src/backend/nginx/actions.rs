@@ -409,8 +409,8 @@ fn refused(id: &GenerationId, message: &str) -> ActionError {
 
 /// A reason, and what nginx wrote to its log about it.
 fn with_log(reason: String, log: &LogTail) -> String {
-    let mut text = reason;
-    for line in log.reasons() {
+    let mut text = timeless(&reason);
+    for line in log.reasons().iter().map(|line| timeless(line)) {
         if !text.contains(line.as_str()) {
             text.push_str("\n    ");
             text.push_str(&line);
@@ -424,10 +424,30 @@ fn essence(output: &str) -> String {
     const LONGEST: usize = 4096;
     let serious: Vec<&str> =
         output.lines().filter(|line| line.contains("[emerg]") || line.contains("[crit]")).collect();
-    let lines = if serious.is_empty() { output.lines().collect() } else { serious };
+    let mut lines: Vec<String> = Vec::new();
+    for line in if serious.is_empty() { output.lines().collect() } else { serious } {
+        let line = timeless(line);
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
     let text = lines.join("\n");
     let end = (0..=text.len().min(LONGEST)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text[..end].trim().to_owned()
+}
+
+/// A line of nginx without time and process: the same fault has the same words.
+fn timeless(line: &str) -> String {
+    let Some(at) = line.find('[').filter(|at| line[..*at].starts_with(|c: char| c.is_ascii_digit())) else {
+        return line.trim().to_owned();
+    };
+    let said = &line[at..];
+    let Some((level, rest)) = said.split_once("] ") else { return line.trim().to_owned() };
+    let rest = match rest.split_once(": ") {
+        Some((process, rest)) if process.bytes().all(|byte| byte.is_ascii_digit() || byte == b'#') => rest,
+        Some(_) | None => rest,
+    };
+    format!("nginx: {level}] {}", rest.trim())
 }
 
 fn signal(pid: i32, signal: Signal) -> Result<(), rustix::io::Errno> {
@@ -461,6 +481,8 @@ mod tests {
         let output = "nginx: [warn] x\nnginx: [emerg] bad in /a:3\nnginx: configuration file /a test failed\n";
         assert_eq!(essence(output), "nginx: [emerg] bad in /a:3");
         assert_eq!(essence("something else\n"), "something else");
+        let both = "2026/01/01 00:00:00 [emerg] 12#12: bad \"x\": no\nnginx: [emerg] bad \"x\": no\n";
+        assert_eq!(essence(both), "nginx: [emerg] bad \"x\": no", "said twice, with and without time");
         assert!(essence(&"ä".repeat(5000)).len() <= 4096);
     }
 
