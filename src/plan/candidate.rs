@@ -135,14 +135,10 @@ impl<'a> Planner<'a> {
         nginx: &'a Nginx,
         renderer: &Renderer,
         evidence: &Evidence<'a>,
-        wanted: &Routes,
+        wanted: Routes,
     ) -> Settled<'a> {
-        let mut settled = Settled {
-            routes: wanted.clone(),
-            steps: BTreeMap::new(),
-            reasons: BTreeMap::new(),
-            heeded: BTreeSet::new(),
-        };
+        let mut settled =
+            Settled { routes: wanted, steps: BTreeMap::new(), reasons: BTreeMap::new(), heeded: BTreeSet::new() };
         let Some(settings) = &self.context.nginx else { return settled };
         loop {
             let convicted = self.step_back_from_convictions(nginx, evidence, &mut settled);

@@ -66,7 +66,9 @@ impl<'a> Planner<'a> {
         let Some(template) = self.template(nginx, &wanted) else { return self.load_what_is_current(nginx) };
         let renderer = template.renderer();
         let evidence = self.evidence(nginx, renderer);
-        let settled = self.settle(nginx, renderer, &evidence, &wanted);
+        // What was wanted at first matters only where something was refused.
+        let refused = (!evidence.is_empty()).then(|| wanted.clone());
+        let settled = self.settle(nginx, renderer, &evidence, wanted);
         self.tell(&settled);
         if settled.routes.is_empty() && nginx.current.is_none() && nginx.loaded == Loaded::Nothing {
             // Nothing can be routed yet: no reload for that.
@@ -77,7 +79,7 @@ impl<'a> Planner<'a> {
             Some(current) => self.load(nginx, current.clone(), None),
             None => self.try_next(nginx, renderer, &evidence, &settled.routes),
         }
-        let mut needed = evidence.needed(&wanted, &settled.routes);
+        let mut needed = evidence.needed(refused.as_ref().unwrap_or(&settled.routes), &settled.routes);
         needed.extend(&settled.heeded);
         needed.extend(template_refusals(nginx, settings.renderer).last().map(|(id, _)| *id));
         self.remove_old(nginx, &hash, &needed);
@@ -119,7 +121,7 @@ impl<'a> Planner<'a> {
         let wanted = self.wanted_routes(nginx);
         let renderer = settings.renderer;
         let evidence = self.evidence(nginx, renderer);
-        let wanted = self.settle(nginx, renderer, &evidence, &wanted).routes;
+        let wanted = self.settle(nginx, renderer, &evidence, wanted).routes;
         let hash = renderer.generation_hash(&self.context.owner, &wanted, settings.probe);
         let id = GenerationId { hash, number: 1 };
         renderer.render(&id, &self.context.owner, &wanted, settings.probe, settings.generations)
