@@ -2,6 +2,9 @@
 //!
 //! It puts views together and hands actions on. It decides nothing.
 
+mod trouble;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
@@ -20,6 +23,8 @@ use crate::observed::{self, ContainerState, Health, Interest, Observed, Probe, P
 use crate::plan::Action;
 use crate::settings::{NginxMode, Settings};
 use crate::spec::Owner;
+use trouble::Troubles;
+
 use crate::world::{ActionError, Execute, Observe, ViewError, Wake};
 
 /// What was looked at: names the `since` of an Unknown view.
@@ -37,6 +42,7 @@ pub struct Live {
     /// `None`: `nginx.mode: off`.
     nginx: Option<Nginx>,
     directory: Directory,
+    troubles: Troubles,
     memory: Mutex<Memory>,
 }
 
@@ -60,6 +66,7 @@ impl Live {
             consul: Consul::new(&settings.consul, owner.clone())?,
             nginx,
             directory: Directory::new(settings.directory.clone(), owner.clone()),
+            troubles: Troubles::default(),
             memory: Mutex::default(),
         })
     }
@@ -167,6 +174,13 @@ async fn limited<T>(what: &str, view: impl Future<Output = Result<T, ViewError>>
 
 impl Observe for Live {
     async fn observe(&self, interest: &Interest) -> Observed {
+        // First of all: a rollback wants more than the spec tells.
+        let directory = self.directory.view();
+        let mut interest = Cow::Borrowed(interest);
+        if let Some(directory) = directory.as_ref().ok().filter(|directory| !directory.pins.is_empty()) {
+            interest.to_mut().widen(directory);
+        }
+        let interest = &*interest;
         let docker = async {
             let mut docker = limited("Docker", self.docker.view(interest)).await?;
             self.probe(&mut docker, interest).await;
@@ -174,6 +188,8 @@ impl Observe for Live {
                 |one: &observed::Container| one.state.running() && matches!(one.health, Health::None | Health::Healthy);
             let seen = docker.containers.values().map(|one| (one.id.clone(), good(one)));
             docker.flapping = self.memory().flapping.observe(seen, Timestamp::now());
+            let kept = directory.as_ref().ok();
+            self.troubles.attach(&self.docker, &mut docker, interest, kept, Timestamp::now()).await;
             Ok(docker)
         };
         let nginx = async {
@@ -188,7 +204,7 @@ impl Observe for Live {
             docker: self.view(Part::Docker, docker),
             consul: self.view(Part::Consul, consul),
             nginx: self.view(Part::Nginx, nginx),
-            directory: self.view(Part::Directory, self.directory.view()),
+            directory: self.view(Part::Directory, directory),
             host: host::view(),
         }
     }

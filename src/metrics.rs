@@ -66,6 +66,7 @@ struct LastPass {
     wanted: IntGaugeVec,
     running: IntGaugeVec,
     healthy: IntGaugeVec,
+    rollout_failed: IntGaugeVec,
     registrations: IntGaugeVec,
     pinned: IntGaugeVec,
     endpoints: IntGaugeVec,
@@ -84,6 +85,7 @@ impl LastPass {
             &self.wanted,
             &self.running,
             &self.healthy,
+            &self.rollout_failed,
             &self.registrations,
             &self.pinned,
             &self.endpoints,
@@ -314,6 +316,11 @@ impl LastPass {
                 "Replicas that run and are not known to be unhealthy, by service.",
                 &["service"],
             )?,
+            rollout_failed: make.gauges(
+                "reeve_rollout_failed",
+                "1 while the last roll-out of a service has failed and is paused or rolled back, else 0.",
+                &["service"],
+            )?,
             registrations: make.gauges(
                 "reeve_registrations_passing",
                 "Replicas whose registrations in Consul all pass and are not in maintenance, by service.",
@@ -372,6 +379,8 @@ impl LastPass {
         for service in &status.services {
             let name = [service.name.as_str()];
             self.wanted.with_label_values(&name).set(i64::from(service.desired));
+            let failed = service.waiting.iter().any(|waiting| waiting.kind == "roll_failed");
+            self.rollout_failed.with_label_values(&name).set(i64::from(failed));
             for (figure, vector) in [
                 (service.running, &self.running),
                 (service.healthy, &self.healthy),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol};
+use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol, Secret};
 use crate::spec::upstream::{CatalogQuery, Listen, Upstream};
 use crate::spec::{Check, Owner};
 
@@ -636,6 +636,8 @@ pub struct Interest {
     /// Services that register with a check and whose containers must be probed by reeve when they have no HEALTHCHECK.
     pub probes: BTreeMap<String, Vec<ProbeTarget>>,
     pub listens: BTreeSet<Listen>,
+    /// Credentials, by service: what a container writes must not show them.
+    pub secrets: BTreeMap<String, Vec<Secret>>,
     /// Files whose digest matters (TLS certificates and keys), by upstream.
     pub tls_files: BTreeMap<String, Vec<std::path::PathBuf>>,
 }

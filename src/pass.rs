@@ -38,6 +38,11 @@ impl Applied {
             Err(ActionError::Refused(_)) => "refused",
         }
     }
+
+    /// A note of reeve's own: see [`Plan::records`].
+    pub fn is_record(&self) -> bool {
+        matches!(self.kind, "keep" | "forget")
+    }
 }
 
 /// One pass: observe, plan, apply.

@@ -5,9 +5,10 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{context, converge, empty_world, look, renderer, spec, start, tamper};
+use common::{context, converge, empty_world, execute, look, renderer, spec, start, tamper};
+use reeve::observed::{Observed, Pin};
 use reeve::plan::preview::Preview;
-use reeve::plan::{Removals, Teardown, display};
+use reeve::plan::{Removals, Teardown, display, plan};
 use reeve::spec::Spec;
 
 /// What the user says beside the spec: `orders.txt`, one word a line.
@@ -17,6 +18,14 @@ struct Orders {
     destroy: bool,
     volumes: bool,
     without_consul: bool,
+    /// `waves:N`: so many waves towards the second spec have been applied before anything happens to the world.
+    waves: usize,
+    /// `later:N`: so many seconds have passed since.
+    later: i64,
+    /// `hold:SERVICE`, `failed:SERVICE`, `rolled-back:SERVICE`: pins on what the second spec says.
+    pins: Vec<(String, String)>,
+    /// What was kept of served configurations is lost.
+    history_lost: bool,
 }
 
 impl Orders {
@@ -28,7 +37,15 @@ impl Orders {
                 "destroy" => orders.destroy = true,
                 "volumes" => orders.volumes = true,
                 "without-consul" => orders.without_consul = true,
-                other => panic!("unknown order {other}"),
+                "history-lost" => orders.history_lost = true,
+                other => match other.split_once(':') {
+                    Some(("waves", number)) => orders.waves = number.parse().expect("a number of waves"),
+                    Some(("later", number)) => orders.later = number.parse().expect("a number of seconds"),
+                    Some((kind @ ("hold" | "failed" | "rolled-back"), service)) => {
+                        orders.pins.push((kind.to_owned(), service.to_owned()));
+                    }
+                    _ => panic!("unknown order {other}"),
+                },
             }
         }
         orders
@@ -53,6 +70,21 @@ fn plan_of(folder: &Path) -> String {
         now += jiff::SignedDuration::from_secs(3600);
     }
     look(&mut world, &after, &context.owner, now);
+    let mut waves = orders.waves;
+    while waves > 0 {
+        let wave = plan(&after, &world, now, &context);
+        if wave.steps.is_empty() {
+            let until = wave.waiting.iter().filter_map(|waiting| waiting.until).min();
+            now = until.unwrap_or_else(|| panic!("{}: fewer waves than {}", folder.display(), orders.waves));
+            continue;
+        }
+        for step in &wave.steps {
+            execute(&mut world, &step.action, &context, now);
+        }
+        waves -= 1;
+    }
+    add_pins(&mut world, &orders, &after);
+    now += jiff::SignedDuration::from_secs(orders.later);
     tamper::apply(&mut world, &read(folder, "world.txt").unwrap_or_default(), now);
     if orders.held {
         context.removals = Removals::Held;
@@ -65,6 +97,34 @@ fn plan_of(folder: &Path) -> String {
     }
     let preview = Preview::of(&wanted, &world, now, &context);
     display::text(&preview, &world)
+}
+
+fn add_pins(world: &mut Observed, orders: &Orders, spec: &Spec) {
+    let images = world.docker.known().map(|docker| docker.images.clone()).unwrap_or_default();
+    let directory = world.directory.known_mut().expect("the folder is known");
+    for (kind, service) in &orders.pins {
+        let wanted = &spec.services[service];
+        let image_id = images.get(&wanted.config.image).map(|image| image.id.clone()).unwrap_or_default();
+        let (service, hash) = (service.clone(), wanted.hash.clone());
+        directory.pins.insert(match kind.as_str() {
+            "hold" => Pin::Hold { service, hash },
+            "rolled-back" => Pin::RolledBack { service, from: hash, image_id },
+            _ => {
+                let reason = "replica x: its HEALTHCHECK fails: 500; it was not ready within 60 s".to_owned();
+                Pin::Failed {
+                    service,
+                    hash,
+                    image_id,
+                    at: start(),
+                    reason,
+                    log: vec!["cannot open the database".to_owned()],
+                }
+            }
+        });
+    }
+    if orders.history_lost {
+        directory.kept.clear();
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::arguments::duration;
-use super::passes::{Ended, converge};
+use super::passes::{Ended, converge, failure};
 use super::saved::SavedPlan;
 use super::status::from_daemon;
 use super::{Context, Exit, Progress, plan, project, runtime};
@@ -133,6 +133,12 @@ async fn through_daemon(
                         context.output.line("Everything is as the spec says.")?;
                         return Ok(Exit::Success);
                     }
+                }
+                let settled = report.status.steps == 0
+                    && !report.status.all_waiting().any(|w| kind_blocks(&w.kind) && w.until.is_some());
+                let failed = report.status.all_waiting().find(|waiting| waiting.kind == "roll_failed");
+                if let (Some(failed), true) = (failed, settled) {
+                    anyhow::bail!("{}", failure(&failed.object, &failed.reason, &failed.details));
                 }
                 if let Some(first) = blocked.first() {
                     progress.now(&format!("  waits: {first}"));

@@ -92,6 +92,9 @@ pub async fn converge(
         if !refusals.is_empty() && pass.plan.steps.is_empty() && last_progress.elapsed() > GIVE_UP_AFTER {
             return Ok(Ended::Failed(refusals.join("\n")));
         }
+        if let Some(reason) = rollout_failed(&pass) {
+            return Ok(Ended::Failed(reason));
+        }
         if !permanent.is_empty() && last_progress.elapsed() > GIVE_UP_AFTER {
             let list: Vec<String> = permanent.iter().map(|(object, error)| format!("{object}: {error}")).collect();
             return Ok(Ended::Failed(list.join("\n")));
@@ -115,10 +118,32 @@ pub async fn converge(
     }
 }
 
+/// A roll-out has failed, and nothing else is to be done or waited for that time would end: only a person can help now.
+fn rollout_failed(pass: &Pass) -> Option<String> {
+    let open = !pass.plan.steps.is_empty()
+        || !pass.held.is_empty()
+        || pass.plan.waiting.iter().any(|waiting| waiting.blocks() && waiting.until.is_some());
+    let failed: Vec<String> = pass
+        .plan
+        .waiting
+        .iter()
+        .filter(|waiting| waiting.kind == "roll_failed")
+        .map(|waiting| failure(&waiting.object.to_string(), &waiting.reason, &waiting.details))
+        .collect();
+    (!open && !failed.is_empty()).then(|| failed.join("\n"))
+}
+
+/// A failed roll-out for a person: why, and the end of the replica's log.
+pub fn failure(object: &str, reason: &str, details: &[String]) -> String {
+    let lines: String = details.iter().map(|line| format!("\n  | {line}")).collect();
+    format!("{object}: {reason}{lines}")
+}
+
 fn report(progress: &Mutex<Progress>, applied: &Applied) {
     let Ok(mut progress) = progress.lock() else { return };
     let kind = applied.kind.replace('_', " ");
     match &applied.result {
+        Ok(()) if applied.is_record() => {}
         Ok(()) => progress.done(&format!("  {}: {kind} ({} ms)", applied.object, applied.took.as_millis())),
         Err(ActionError::Conflict(_)) => {}
         Err(ActionError::Transient(error)) => {

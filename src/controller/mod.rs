@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::engine::{Engine, Orders};
 use crate::explain::Seen;
@@ -24,7 +24,7 @@ use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
 use crate::plan::action::{Action, ConsulAction, DockerAction, NginxAction, System};
 use crate::plan::preview::Preview;
-use crate::plan::{Plan, Removals, Step, display};
+use crate::plan::{Plan, Removals, Step, Waiting, display};
 use crate::status::Status;
 use crate::world::{ActionError, WakeSource};
 use backoff::Backoff;
@@ -251,6 +251,8 @@ struct LoopState {
     waiting: BTreeSet<(String, String)>,
     /// What the last pass would have done, had it not only observed.
     planned: BTreeSet<String>,
+    /// Objects whose roll-out had failed in the last pass.
+    failed: BTreeSet<String>,
     /// Backends that could not be read in the last pass, with the reason.
     unknown: BTreeMap<&'static str, String>,
     /// When to look again by time alone.
@@ -301,10 +303,18 @@ impl LoopState {
         }
         self.unknown = unknown;
         let waiting: BTreeSet<(String, String)> =
-            pass.plan.waiting.iter().map(|waiting| (waiting.object.to_string(), waiting.reason.clone())).collect();
+            quiet(pass).map(|waiting| (waiting.object.to_string(), waiting.reason.clone())).collect();
         for (object, reason) in waiting.difference(&self.waiting) {
             info!("{object}: waits: {reason}");
         }
+        // A probe's words can change from one pass to the next: once for each object is enough.
+        let failed = pass.plan.waiting.iter().filter(|waiting| waiting.kind == "roll_failed");
+        let failed: BTreeMap<String, &Waiting> = failed.map(|waiting| (waiting.object.to_string(), waiting)).collect();
+        for (object, waiting) in failed.iter().filter(|(object, _)| !self.failed.contains(*object)) {
+            let log: String = waiting.details.iter().map(|line| format!("\n  | {line}")).collect();
+            warn!("{object}: {}{log}", waiting.reason);
+        }
+        self.failed = failed.into_keys().collect();
         self.waiting = waiting;
     }
 
@@ -317,6 +327,11 @@ impl LoopState {
         }
         self.planned = planned;
     }
+}
+
+/// What waits, but for failed roll-outs, which are said louder.
+fn quiet(pass: &Pass) -> impl Iterator<Item = &Waiting> {
+    pass.plan.waiting.iter().filter(|waiting| waiting.kind != "roll_failed")
 }
 
 fn unknown_views(observed: &Observed) -> BTreeMap<&'static str, String> {
@@ -414,6 +429,7 @@ pub(crate) fn log_applied(applied: &Applied) {
     let kind = applied.kind.replace('_', " ");
     let took_ms = u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX);
     match &applied.result {
+        Ok(()) if applied.is_record() => debug!(action = applied.kind, took_ms, "{object}: {kind}: {}", applied.cause),
         Ok(()) => info!(action = applied.kind, drift = applied.drift, took_ms, "{object}: {kind}: {}", applied.cause),
         Err(ActionError::Conflict(error)) => {
             info!(action = applied.kind, "{object}: {kind}: the world moved on: {error}")

@@ -1,10 +1,11 @@
-//! What an observation has to look at, derived from the spec alone.
+//! What an observation has to look at, derived from the spec, and from what stands in its place after a rollback.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::observed::{Interest, ProbeTarget};
-use crate::spec::container::MountSource;
-use crate::spec::{Owner, Spec};
+use super::pins;
+use crate::observed::{Directory, Interest, ProbeTarget};
+use crate::spec::container::{MountSource, Secret};
+use crate::spec::{Owner, Register, Service, Spec};
 
 impl Interest {
     pub fn of(spec: &Spec, owner: &Owner) -> Self {
@@ -16,27 +17,11 @@ impl Interest {
             catalog: BTreeSet::new(),
             probes: BTreeMap::new(),
             listens: BTreeSet::new(),
+            secrets: BTreeMap::new(),
             tls_files: BTreeMap::new(),
         };
         for service in spec.services.values() {
-            interest.images.insert(service.config.image.clone());
-            interest.networks.extend(service.config.networks.keys().cloned());
-            for mount in &service.config.mounts {
-                if let MountSource::Volume { name, .. } = &mount.source {
-                    interest.volumes.insert(name.clone());
-                }
-            }
-            let targets: Vec<ProbeTarget> = service
-                .register
-                .iter()
-                .filter_map(|register| {
-                    let check = register.check.clone()?;
-                    Some(ProbeTarget { port: register.port, check })
-                })
-                .collect();
-            if !targets.is_empty() {
-                interest.probes.insert(service.name.clone(), targets);
-            }
+            interest.add(service);
         }
         for upstream in spec.upstreams.values() {
             interest.listens.insert(upstream.listen);
@@ -46,5 +31,36 @@ impl Interest {
             }
         }
         interest
+    }
+
+    /// What a rollback needs beside it: the effective spec of the planner is wanted then.
+    pub fn widen(&mut self, directory: &Directory) {
+        for (name, configuration) in pins::all_instead(directory) {
+            // Where it is probed, what was kept says, and nothing else.
+            self.probes.remove(name);
+            self.add(&configuration.service);
+            if !configuration.image_id.is_empty() {
+                self.images.insert(configuration.image_id.clone());
+            }
+        }
+    }
+
+    fn add(&mut self, service: &Service) {
+        self.images.insert(service.config.image.clone());
+        self.networks.extend(service.config.networks.keys().cloned());
+        for mount in &service.config.mounts {
+            if let MountSource::Volume { name, .. } = &mount.source {
+                self.volumes.insert(name.clone());
+            }
+        }
+        let target = |register: &Register| Some(ProbeTarget { port: register.port, check: register.check.clone()? });
+        let targets: Vec<ProbeTarget> = service.register.iter().filter_map(target).collect();
+        if !targets.is_empty() {
+            self.probes.insert(service.name.clone(), targets);
+        }
+        let secrets: Vec<Secret> = service.config.secrets().cloned().collect();
+        if !secrets.is_empty() {
+            self.secrets.entry(service.name.clone()).or_default().extend(secrets);
+        }
     }
 }

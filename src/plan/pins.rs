@@ -44,29 +44,48 @@ impl<'a> Pins<'a> {
         let Some(directory) = observed.directory.known() else { return pins };
         for pin in &directory.pins {
             let Some(name) = pin.service() else { continue };
-            if let Some(reason) = death(pin, name, spec, observed) {
-                pins.dead.push((pin, reason));
-                continue;
-            }
-            let service = pins.by_service.entry(name).or_default();
-            match pin {
-                Pin::AllowRemovals { .. } => {}
-                Pin::Failed { .. } => service.failed = Some(pin),
-                Pin::RolledBack { .. } => service.rolled_back = Some(pin),
-                Pin::Hold { .. } => service.hold = true,
+            match death(pin, name, spec, observed) {
+                Some(reason) => pins.dead.push((pin, reason)),
+                None => pins.add(name, pin),
             }
         }
-        for (name, service) in &mut pins.by_service {
+        pins.look_up(directory);
+        pins
+    }
+
+    fn add(&mut self, name: &'a str, pin: &'a Pin) {
+        let service = self.by_service.entry(name).or_default();
+        match pin {
+            Pin::AllowRemovals { .. } => {}
+            Pin::Failed { .. } => service.failed = Some(pin),
+            Pin::RolledBack { .. } => service.rolled_back = Some(pin),
+            Pin::Hold { .. } => service.hold = true,
+        }
+    }
+
+    fn look_up(&mut self, directory: &'a Directory) {
+        for (name, service) in &mut self.by_service {
             if service.is_rolled_back() {
                 service.instead = instead(directory, name, service);
             }
         }
-        pins
     }
 
     pub fn get(&self, service: &str) -> Option<&ServicePins<'a>> {
         self.by_service.get(service)
     }
+}
+
+/// What may be wanted in place of the spec, whether or not the pins still live: by service.
+pub(super) fn all_instead(directory: &Directory) -> impl Iterator<Item = (&str, &Configuration)> {
+    let mut pins = Pins::default();
+    for pin in &directory.pins {
+        if let Some(name) = pin.service() {
+            pins.add(name, pin);
+        }
+    }
+    pins.look_up(directory);
+    pins.by_service.into_iter().filter_map(|(name, service)| Some((name, service.instead?)))
 }
 
 /// The newest configuration that served and that no pin speaks against.
@@ -163,7 +182,7 @@ impl<'a> Planner<'a> {
             let Some(pin) = pins.failed.or(pins.rolled_back) else { continue };
             let wanted = self.wanted.services.get(*name).map_or("", |service| service.config.image.as_str());
             let instead = match pins.instead {
-                Some(configuration) => format!("it is rolled back to {}", configuration.title()),
+                Some(configuration) => format!("{} is wanted in its place", configuration.title()),
                 None => "nothing that served before is kept, and so it stays as it is".to_owned(),
             };
             let until = format!("until the spec says something else of it or `reeve release {name}`");
@@ -173,7 +192,7 @@ impl<'a> Planner<'a> {
                     self.wait_with(object, "roll_failed", reason, log.clone());
                 }
                 Pin::RolledBack { from, .. } => {
-                    let reason = format!("rolled back from {wanted} ({from}) by command; {instead}, {until}");
+                    let reason = format!("{wanted} ({from}) was rolled back by `reeve rollback`; {instead}, {until}");
                     self.wait(object, "rolled_back", reason);
                 }
                 Pin::AllowRemovals { .. } | Pin::Hold { .. } => {}

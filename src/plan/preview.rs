@@ -78,7 +78,9 @@ impl Preview {
             let wave = plan(spec, &world, now, context);
             if wave.steps.is_empty() {
                 left.clone_from(&wave.waiting);
-                let next = wave.waiting.iter().filter_map(|waiting| waiting.until).filter(|until| *until > now).min();
+                // That a replica is given up when its time is over is not foreseen, since it may still get ready.
+                let ends = wave.waiting.iter().filter(|waiting| !matches!(waiting.kind, "unhealthy" | "restarting"));
+                let next = ends.filter_map(|waiting| waiting.until).filter(|until| *until > now).min();
                 if waves.is_empty() {
                     waves.push(wave);
                 }

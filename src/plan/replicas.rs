@@ -343,8 +343,9 @@ impl<'a> Planner<'a> {
         if !held.is_empty() {
             let slots = if held.len() == 1 { "slot" } else { "slots" };
             let start_first = roster.order.order == UpdateOrder::StartFirst;
-            if let (true, Some(why)) = (start_first, &rollout.paused) {
-                return self.wait(object, "roll", format!("{slots} {}: {why}", held.join(", ")));
+            if rollout.paused.is_some() {
+                // The service says so already.
+                return;
             }
             if let (true, Some((until, why))) = (start_first && replacements > 0, rollout.next_at()) {
                 return self.wait_until(object, "roll", format!("{slots} {}: {why}", held.join(", ")), until);

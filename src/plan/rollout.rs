@@ -78,8 +78,8 @@ impl<'a> Planner<'a> {
             // gate `pins_known`: somebody may have held it, or rolled it back.
             if self.holds(Gate::PinsKnown) {
                 let reason = format!("nothing of it is replaced, since reeve's folder cannot be read: {why}");
-                self.wait(object(), "directory_unknown", reason.clone());
-                rollout.paused = Some(reason);
+                self.wait(object(), "directory_unknown", reason);
+                rollout.paused = Some("reeve's folder cannot be read".to_owned());
             }
         }
         let pins = self.pins.get(&service.name);

@@ -1,7 +1,9 @@
 //! What looks like a credential: by its name, or by its value being a URL with a password.
 //!
-//! Owns the guess alone. It errs towards "is one": a value that is taken for a credential is only shown as a digest, one
+//! Owns the guess, and how credentials are hidden in texts. It errs towards "is one": a value that is taken for a credential is only shown as a digest, one
 //! that is not ends up in labels, plans and logs.
+
+use super::container::Secret;
 
 /// Parts of a name that mark a credential.
 const WORDS: [&str; 12] = [
@@ -40,6 +42,26 @@ pub fn name_is_credential(name: &str) -> bool {
 /// Is the value a URL with a password (`postgres://user:password@host`)?
 pub fn value_is_credential(value: &str) -> bool {
     password_of_url(value).is_some() || value.contains("-----BEGIN")
+}
+
+/// A text with the credentials in it replaced by asterisks: whole, line by line where they have several, and the password
+/// of a URL alone.
+pub fn mask<'a>(text: &str, secrets: impl Iterator<Item = &'a Secret>) -> String {
+    let mut parts: Vec<&str> = secrets.flat_map(|secret| parts(secret.reveal())).collect();
+    // A part of a longer one must not spoil it.
+    parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.len()));
+    parts.iter().fold(text.to_owned(), |text, part| text.replace(part, MASK))
+}
+
+const MASK: &str = "******";
+/// A line of a credential that has several says something only when it is longer than this.
+const SHORT_LINE: usize = 8;
+
+fn parts(value: &str) -> Vec<&str> {
+    let several = value.trim().contains('\n');
+    let lines = value.lines().map(str::trim).filter(move |line| several && line.len() > SHORT_LINE);
+    let password = password_of_url(value).map(|range| &value[range]);
+    std::iter::once(value.trim()).chain(lines).chain(password).filter(|part| !part.is_empty()).collect()
 }
 
 /// The bytes of the password in the first URL of the text.
@@ -132,6 +154,20 @@ mod tests {
         assert!(value_is_credential("postgres://app:hunter2@db/app"));
         assert!(!value_is_credential("http://localhost:8080/a@b"));
         assert!(!value_is_credential("redis://cache:6379"));
+    }
+
+    #[test]
+    fn a_log_hides_what_the_spec_calls_secret() {
+        let secret = |value: &str| Secret::new("shop/web", value.to_owned());
+        let hidden = |text: &str, values: &[&str]| {
+            let secrets: Vec<Secret> = values.iter().map(|value| secret(value)).collect();
+            mask(text, secrets.iter())
+        };
+        assert_eq!(hidden("login as app with hunter2!", &["hunter2"]), "login as app with ******!");
+        assert_eq!(hidden("cannot log in with sword", &["pg://app:sword@db/x"]), "cannot log in with ******");
+        assert_eq!(hidden("ab12 ab", &["ab", "ab12"]), "****** ******");
+        assert_eq!(hidden("key MIIEvQIBADAN", &["-----BEGIN\nMIIEvQIBADAN\n-----END\n"]), "key ******");
+        assert_eq!(hidden("nothing", &["", "\n"]), "nothing");
     }
 
     #[test]

@@ -34,6 +34,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use container::{ConfigHash, ContainerConfig, Port, Protocol};
+pub use credential::mask;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use load::{LoadOptions, Loaded, load, load_text, schema};
 pub use upstream::Upstream;

@@ -107,6 +107,12 @@ impl Status {
             }
             add(&mut text, &waiting, style);
         }
+        for one in self.all_waiting().filter(|one| !one.details.is_empty()) {
+            put(&mut text, format_args!("\n{}\n", style.bold(format_args!("The last lines of it ({})", one.object))));
+            for line in &one.details {
+                put(&mut text, format_args!("  | {line}\n"));
+            }
+        }
         if self.steps > 0 {
             let (steps, verb) = if self.steps == 1 { ("step", "is") } else { ("steps", "are") };
             put(&mut text, format_args!("\n{} {steps} {verb} to be done; `reeve plan` shows what.\n", self.steps));

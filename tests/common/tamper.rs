@@ -1,11 +1,12 @@
 //! What happens to a world in memory by other hands than reeve's, as lines of text: for the golden plans.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use reeve::observed::{
     CheckSeen, CheckStatus, Container, ContainerState, Health, Maintenance, NginxProcess, Observed, PublishedPort,
-    Stranger, View,
+    Stranger, Trouble, View,
 };
 
 /// Does what the lines say; `#` begins a comment.
@@ -31,7 +32,9 @@ fn replica<'a>(world: &'a mut Observed, name: &str) -> &'a mut Container {
     docker
         .containers
         .values_mut()
-        .find(|container| container.service == service && container.slot == slot)
+        .filter(|container| container.service == service && container.slot == slot)
+        // Of two in a slot the newer one.
+        .max_by_key(|container| container.created_at)
         .unwrap_or_else(|| panic!("there is no replica {name}"))
 }
 
@@ -63,6 +66,19 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
         }
         ["paused", name] => replica(world, name).state = ContainerState::Paused { started_at: now },
         ["unhealthy", name] => replica(world, name).health = Health::Unhealthy("GET /: 500".to_owned()),
+        ["wrote", name, words @ ..] => {
+            let log = vec![words.join(" ")];
+            replica(world, name).trouble = Some(Arc::new(Trouble { probe: None, log }));
+        }
+        ["healthy", name] => replica(world, name).health = Health::Healthy,
+        ["crashed", name, code, ran] => {
+            let ran = jiff::SignedDuration::from_secs(ran.parse().expect("seconds"));
+            let code = code.parse().expect("an exit code");
+            let container = replica(world, name);
+            container.state = ContainerState::Exited { code, started_at: Some(now - ran), finished_at: Some(now) };
+            container.published.clear();
+        }
+        ["directory", "unknown"] => world.directory = unknown("the pins in pins.json cannot be understood", now),
         ["disconnected", name, network] => {
             replica(world, name).networks.remove(*network).expect("it was attached");
         }

@@ -59,6 +59,7 @@ fn interest() -> Interest {
         images: BTreeSet::new(),
         catalog: BTreeSet::from([query()]),
         probes: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
         tls_files: BTreeMap::new(),
     }

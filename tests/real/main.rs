@@ -17,6 +17,7 @@ mod e2e_faults_docker;
 mod e2e_faults_nginx;
 mod e2e_isolation;
 mod e2e_load;
+mod e2e_rollout;
 mod e2e_routes;
 mod e2e_strangers;
 mod e2e_two;

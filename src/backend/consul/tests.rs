@@ -31,6 +31,7 @@ fn interest(queries: impl IntoIterator<Item = CatalogQuery>) -> Interest {
         images: BTreeSet::new(),
         catalog: queries.into_iter().collect(),
         probes: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
         tls_files: BTreeMap::new(),
     }

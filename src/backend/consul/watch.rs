@@ -242,6 +242,7 @@ mod tests {
             images: BTreeSet::new(),
             catalog: queries.into_iter().collect(),
             probes: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             listens: BTreeSet::new(),
             tls_files: BTreeMap::new(),
         }

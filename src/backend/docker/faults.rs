@@ -20,6 +20,7 @@ fn interest() -> Interest {
         images: BTreeSet::new(),
         catalog: BTreeSet::new(),
         probes: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
         tls_files: BTreeMap::new(),
     }

@@ -5,7 +5,7 @@
 //! gone. The list's own words stand in for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,7 +18,8 @@ use super::memory::Memory;
 use super::names;
 use super::wire::{self, Inspected, Listed};
 use crate::observed::{
-    Container, ContainerState, Docker, Health, ImageSeen, Interest, NetworkSeen, Stranger, VIEW_TIMEOUT, VolumeSeen,
+    Container, ContainerState, Docker, Health, ImageSeen, Interest, NetworkSeen, Stranger, Trouble, VIEW_TIMEOUT,
+    VolumeSeen,
 };
 use crate::world::ViewError;
 
@@ -243,6 +244,7 @@ fn from_inspect(listed: &Listed, marks: &Marks, inspected: &Inspected) -> Contai
     container.published = inspected.network_settings.published();
     container.created_at = wire::time(&inspected.created);
     container.restarts = inspected.restart_count;
+    container.trouble = failed_probe(inspected).map(|probe| Arc::new(Trouble { probe: Some(probe), log: Vec::new() }));
     container.network_mode = inspected.host_config.network_mode.clone();
     container
 }
@@ -343,6 +345,15 @@ fn health(inspected: &Inspected) -> Health {
         // What this code does not know is not healthy yet.
         _ => Health::Starting,
     }
+}
+
+/// What the last run of a HEALTHCHECK that has not passed yet, or fails, said.
+fn failed_probe(inspected: &Inspected) -> Option<String> {
+    let health = inspected.state.health.as_ref().filter(|health| health.status != "healthy")?;
+    let last = health.log.last().filter(|last| last.exit_code != 0)?;
+    let output = last.output.trim();
+    let said = if output.is_empty() { format!("exit code {}", last.exit_code) } else { output.to_owned() };
+    Some(said.chars().take(OUTPUT).collect())
 }
 
 #[cfg(test)]

@@ -143,6 +143,7 @@ pub(super) struct HealthState {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct HealthLog {
+    pub(super) exit_code: i64,
     #[serde(deserialize_with = "nullable")]
     pub(super) output: String,
 }

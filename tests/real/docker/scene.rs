@@ -67,6 +67,7 @@ impl Scene {
             images: BTreeSet::from([IMAGE.to_owned()]),
             catalog: BTreeSet::new(),
             probes: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             listens: BTreeSet::new(),
             tls_files: BTreeMap::new(),
         };

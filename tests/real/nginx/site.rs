@@ -118,6 +118,7 @@ impl Site {
             images: BTreeSet::new(),
             catalog: BTreeSet::new(),
             probes: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             listens: self.listens.clone(),
             tls_files: self.tls_files.clone(),
         }
