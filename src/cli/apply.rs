@@ -65,11 +65,11 @@ pub fn run(context: &mut Context, arguments: &ApplyArguments) -> anyhow::Result<
         if let Some(saved) = &saved {
             saved.compare(&source, &context.settings.node, &preview)?;
         }
-        if preview.is_empty() && preview.waves.iter().all(crate::plan::Plan::converged) {
-            context.output.line(display::summary(&preview))?;
+        context.output.line(display::summary(&preview))?;
+        let quiet = preview.is_empty() && preview.waves.iter().all(crate::plan::Plan::converged);
+        if quiet && preview.waves.iter().all(|wave| wave.records.is_empty()) {
             return Ok(Exit::Success);
         }
-        context.output.line(display::summary(&preview))?;
         let allowed = |wave: &crate::plan::Plan| match &saved {
             None => Ok(()),
             Some(saved) => match wave.steps.iter().find(|step| !saved.lists(step)) {
@@ -81,8 +81,13 @@ pub fn run(context: &mut Context, arguments: &ApplyArguments) -> anyhow::Result<
                 )),
             },
         };
-        let converged = |pass: &crate::pass::Pass| pass.plan.converged() && pass.held.is_empty();
+        let converged = |pass: &crate::pass::Pass| {
+            // What serves is kept before the end, so that there is something to roll back to.
+            let proven = quiet || pass.plan.proven_at.is_none_or(|at| at <= pass.started_at);
+            pass.plan.converged() && pass.held.is_empty() && proven
+        };
         match converge(&engine, &spec, orders, arguments.timeout, allowed, converged).await? {
+            Ended::Converged if quiet => Ok(Exit::Success),
             Ended::Converged => {
                 context.output.line("Everything is as the spec says.")?;
                 Ok(Exit::Success)

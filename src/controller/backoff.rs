@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn plan(names: &[&str]) -> Plan {
-        Plan { steps: names.iter().map(|name| step(name)).collect(), waiting: Vec::new(), records: Vec::new() }
+        Plan { steps: names.iter().map(|name| step(name)).collect(), ..Plan::default() }
     }
 
     #[test]

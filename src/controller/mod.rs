@@ -274,6 +274,7 @@ impl LoopState {
             .iter()
             .map(|(_, _, next)| *next)
             .chain(pass.plan.waiting.iter().filter_map(|waiting| waiting.until))
+            .chain(pass.plan.proven_at)
             .min()
             .map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
         let open = pass.plan.waiting.iter().any(|waiting| waiting.blocks() && waiting.until.is_none());

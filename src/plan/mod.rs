@@ -168,6 +168,9 @@ pub struct Plan {
     pub waiting: Vec<Waiting>,
     /// What reeve notes for itself in its folder: applied like steps, and no change that anybody would want to see.
     pub records: Vec<Step>,
+    /// Until when what serves may take to prove itself; then it is recorded. A moment for `apply` to wait for, no reason
+    /// not to have converged.
+    pub proven_at: Option<Timestamp>,
 }
 
 impl Plan {

@@ -124,6 +124,12 @@ impl<'a> Planner<'a> {
         self.plan.waiting.push(waiting);
     }
 
+    /// Something may prove itself until then.
+    pub fn prove_until(&mut self, until: Timestamp) {
+        let known = self.plan.proven_at;
+        self.plan.proven_at = Some(known.map_or(until, |known| known.max(until)));
+    }
+
     pub fn add_record(&mut self, record: Step) {
         self.plan.records.push(record);
     }

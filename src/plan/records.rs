@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::action::{Action, DirectoryAction};
 use super::planner::{Planner, after};
@@ -14,6 +15,9 @@ use super::{ObjectKey, Step};
 use crate::observed::{Configuration, ContainerState, Kept};
 use crate::spec::Service;
 use crate::spec::container::MountSource;
+
+/// How long a replica is given until Consul has run its declared check: `apply` waits no longer for that.
+const PROOF_TIME: Duration = Duration::from_secs(10);
 
 impl<'a> Planner<'a> {
     pub(super) fn records(&mut self) {
@@ -26,9 +30,17 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let kept = directory.kept.get(&service.name);
-            if let Some(kept) = self.to_keep(service, roster, kept.map(AsRef::as_ref)) {
+            let Some(kept) = self.to_keep(service, roster, kept.map(AsRef::as_ref)) else { continue };
+            if self.serves_well(service, roster) {
                 let action = DirectoryAction::Keep { service: service.name.clone(), kept: Arc::new(kept) };
                 self.record(&service.name, action, "it serves");
+            } else {
+                let started = roster.current.values().filter_map(|container| match container.state {
+                    ContainerState::Running { started_at } => Some(started_at),
+                    _ => None,
+                });
+                let proven = started.max().map(|newest| after(newest, PROOF_TIME)).filter(|at| *at > self.now);
+                proven.into_iter().for_each(|at| self.prove_until(at));
             }
         }
         let wanted = self.wanted;
@@ -49,7 +61,7 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// What is to be kept of a service that serves, if that is not what is kept already.
+    /// What is to be kept of a service that is complete, if that is not what is kept already.
     fn to_keep(&self, service: &'a Service, roster: &Roster<'a>, kept: Option<&Kept>) -> Option<Kept> {
         let complete = usize::try_from(service.replicas).is_ok_and(|wanted| wanted == roster.current.len());
         if !complete || service.replicas == 0 || !roster.leaving.is_empty() {
@@ -73,9 +85,6 @@ impl<'a> Planner<'a> {
                     && present.networks.iter().eq(networks.clone().collect::<BTreeMap<_, _>>())
                     && present.volumes.iter().eq(mounted.clone().collect::<BTreeMap<_, _>>())))
         {
-            return None;
-        }
-        if !self.serves_well(service, roster) {
             return None;
         }
         let present = Configuration {

@@ -226,7 +226,7 @@ pub(crate) fn plan() -> Plan {
             waiting(ObjectKey::Upstream("http_backend".to_owned()), "port 1216 is taken", "listen_taken", None),
             waiting(ObjectKey::Network("shop_default".to_owned()), "a stranger has this name", "clash", None),
         ],
-        records: Vec::new(),
+        ..Plan::default()
     }
 }
 

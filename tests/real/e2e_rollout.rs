@@ -59,7 +59,9 @@ impl std::fmt::Display for Updated {
 /// `(slot, image)` of the replicas that run.
 fn running(site: &Site) -> Vec<(u32, String)> {
     let running = site.containers().into_iter().filter(|one| one.state == "running");
-    running.map(|one| (one.slot, one.image)).collect()
+    let mut running: Vec<(u32, String)> = running.map(|one| (one.slot, one.image)).collect();
+    running.sort();
+    running
 }
 
 fn roll_failed(status: &Value) -> Result<Value, String> {
@@ -160,6 +162,7 @@ fn a_bad_version_is_rolled_back_and_stays_so() {
     daemon.makes_passes(2);
     daemon.end(Signal::TERM);
     let daemon = site.start(&[]);
+    eventually("it answers", || daemon.status());
     daemon.makes_passes(2);
     rolled_back().expect("a restart tries it no second time");
     let pins = fs::read_to_string(site.state().join("pins.json")).expect("pins");
@@ -210,7 +213,7 @@ fn an_image_that_was_tagged_anew_and_is_bad_is_rolled_back_by_its_id() {
     let broken = site.folder().join("broken.tar");
     let tar = std::process::Command::new("tar").arg("-cf").arg(&broken).args(["-C", "/etc", "hostname"]).status();
     assert!(tar.expect("tar").success());
-    docker(&["import", &broken.display().to_string(), &tag]);
+    docker(&["import", "--change", "CMD [\"/bin/nothing\"]", &broken.display().to_string(), &tag]);
     let daemon = site.start(&[]);
     eventually("it is rolled back to what the tag no longer means", || {
         roll_failed(&daemon.status()?)?;
