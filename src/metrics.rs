@@ -76,7 +76,7 @@ struct LastPass {
 }
 
 impl LastPass {
-    fn vectors(&self) -> [&IntGaugeVec; 13] {
+    fn vectors(&self) -> [&IntGaugeVec; 14] {
         [
             &self.planned,
             &self.drift,

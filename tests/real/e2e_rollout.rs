@@ -276,6 +276,7 @@ fn what_serves_is_kept_before_apply_ends_and_a_plan_says_nothing_of_it() {
     assert_eq!(fs::read(&kept).expect("it is kept again"), first);
     let stamp = fs::metadata(&kept).expect("there").modified().expect("a time");
     let daemon = site.start(&[]);
+    eventually("it answers", || daemon.status());
     daemon.makes_passes(3);
     assert_eq!(fs::metadata(&kept).expect("there").modified().expect("a time"), stamp, "it is written once");
 }
