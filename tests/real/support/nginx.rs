@@ -62,12 +62,13 @@ impl Nginx {
         fs::read_to_string(self.folder.join("nginx.pid")).ok()?.trim().parse().ok()
     }
 
-    /// Master and workers, also workers whose master was killed: all that have our logs open.
+    /// Master and workers, also workers whose master was killed: all that have our logs open. A link to the program has a
+    /// longer name.
     pub fn processes(&self) -> BTreeSet<i32> {
         let ours = |pid: &i32| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-            name.trim() == "nginx"
+            name.starts_with(BINARY)
                 && descriptors
                     .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
                     .any(|target| target.starts_with(&self.folder))
