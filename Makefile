@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test test-long bench lint
+.PHONY: help build demo demo-down test test-long explore bench lint
 
 # One step of a longer run: a banner, the time it took, and which step it was when it fails.
 define stage
@@ -43,6 +43,10 @@ test-long: ## the long tests on real servers: storms, a crash after every action
 	$(call stage,images,manifests/demo/images.sh)
 	$(call stage,build,cargo build --locked)
 	$(call stage,long tests,tests/long.sh)
+
+explore: ## the planner against crashes, faults and late views in memory, at length; and without each of its gates
+	@manifests/demo/toolchain.sh
+	REEVE_EXPLORE=long cargo test --locked --profile explore --test explore -- --nocapture --test-threads=1
 
 lint: ## format and lints alone
 	@manifests/demo/toolchain.sh fmt clippy

@@ -65,9 +65,9 @@ pub struct Facts<'a> {
     /// By the service that a loaded upstream asks Consul for: the longest drain.
     loaded_drains: OnceCell<BTreeMap<&'a str, Duration>>,
     remembered_drains: OnceCell<BTreeMap<&'a str, Duration>>,
-    dead_ports: OnceCell<BTreeSet<u16>>,
     /// Containers that some generation on disk routes to.
     ever_routed: OnceCell<BTreeSet<&'a str>>,
+    dead_ports: OnceCell<BTreeSet<(&'a str, u16)>>,
     holders: OnceCell<Holders<'a>>,
     agent_network: OnceCell<Option<&'a str>>,
 }
@@ -224,9 +224,9 @@ impl<'a> Facts<'a> {
         Some(routed.contains(&(address, port)))
     }
 
-    /// Host ports that some live worker still sends requests to although our container there is gone or does not run. Empty
-    /// when nothing can be done about it now: a container that does not come back would be worse.
-    pub fn dead_ports(&self) -> &BTreeSet<u16> {
+    /// Host ports that some live worker still sends requests to although our container there is gone or does not run, with
+    /// the upstream. Empty when nothing can be done about it now: a container that does not come back would be worse.
+    pub fn dead_ports(&self) -> &BTreeSet<(&'a str, u16)> {
         self.dead_ports.get_or_init(|| {
             let (Some(docker), Some(_), Some(nginx)) = (self.docker, self.consul, self.nginx) else {
                 return BTreeSet::new();
@@ -240,10 +240,10 @@ impl<'a> Facts<'a> {
             let dead = |id: &String| docker.containers.get(id).is_none_or(|container| !container.state.running());
             self.loaded_generations()
                 .into_iter()
-                .flat_map(|(_, generation)| generation.manifest.upstreams.values())
-                .flat_map(|routed| &routed.endpoints)
-                .filter(|endpoint| endpoint.container.as_ref().is_some_and(dead))
-                .map(|endpoint| endpoint.port)
+                .flat_map(|(_, generation)| &generation.manifest.upstreams)
+                .flat_map(|(name, routed)| routed.endpoints.iter().map(move |endpoint| (name.as_str(), endpoint)))
+                .filter(|(_, endpoint)| endpoint.container.as_ref().is_some_and(dead))
+                .map(|(name, endpoint)| (name, endpoint.port))
                 .collect()
         })
     }

@@ -20,6 +20,7 @@ use super::rollout::Rollout;
 use super::{Change, ObjectKey};
 use crate::observed::{ChosenPort, Container, ContainerState, WantedAttachment};
 use crate::spec::container::{NetworkAttachment, NetworkMode};
+use crate::spec::upstream::WhenEmpty;
 use crate::spec::{DependencyCondition, PullPolicy, Service, UpdateOrder};
 
 /// A container that ran for less than this is not started again at once.
@@ -243,7 +244,26 @@ impl<'a> Planner<'a> {
 
     /// nginx still sends requests to a host port, although our container there is gone.
     fn still_routed(&self, ports: &[ChosenPort]) -> bool {
-        self.holds(Gate::PortStillRouted) && ports.iter().any(|port| self.facts.dead_ports().contains(&port.host))
+        let sent = |host: u16| {
+            let mut dead = self.facts.dead_ports().iter().filter(|(_, port)| *port == host);
+            dead.any(|(upstream, _)| !self.kept_when_empty(upstream))
+        };
+        self.holds(Gate::PortStillRouted) && ports.iter().any(|port| sent(port.host))
+    }
+
+    /// The upstream has nothing else, and holds on to what it had: to wait until it lets go would never end.
+    fn kept_when_empty(&self, upstream: &str) -> bool {
+        let upstream = self.spec.upstreams.get(upstream).filter(|upstream| upstream.when_empty == WhenEmpty::Keep);
+        let Some(query) = upstream.and_then(|upstream| upstream.query.as_ref()) else { return false };
+        let answer = self.facts.consul.and_then(|consul| consul.catalog.get(query)?.known());
+        let mut passing =
+            answer.into_iter().flat_map(|answer| &answer.instances).filter(|i| i.passing && !i.maintenance);
+        !passing.any(|instance| match &instance.container {
+            None => true,
+            Some(id) => self.facts.docker.and_then(|docker| docker.containers.get(id)).is_some_and(|container| {
+                self.facts.fitness(container, self.spec.services.get(&container.service)).healthy()
+            }),
+        })
     }
 
     fn start(&mut self, object: ObjectKey, container: &Container, cause: &str) {

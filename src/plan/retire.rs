@@ -198,6 +198,11 @@ impl<'a> Planner<'a> {
         if !peer {
             return true;
         }
+        if !container.state.running() {
+            // It holds no vote: stopping it takes none away, and waiting for it to be back would never end.
+            self.peer_replaced = true;
+            return true;
+        }
         if self.peer_replaced {
             self.wait(object.clone(), "consul_peers", "another Consul server is being replaced");
             return false;

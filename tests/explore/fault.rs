@@ -1,13 +1,18 @@
-//! What others may do to the world, once at any moment.
+//! What others may do to the world, at any moment.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
-    CheckStatus, ContainerState, Health, Loaded, Maintenance, NginxProcess, PublishedPort, Stranger, View,
+    Catalog, CheckStatus, Consul, ContainerState, Docker, Health, Instance, ListenState, Loaded, Maintenance, Nginx,
+    NginxProcess, Probe, PublishedPort, Stranger, View,
 };
-use reeve::plan::System;
-use reeve::spec::Spec;
-use reeve::spec::container::Published;
+use reeve::spec::container::{Protocol, Published};
+use reeve::spec::upstream::Listen;
+use reeve::spec::{Service, Spec};
 
-use crate::state::{Ill, State};
+use crate::measure::serving;
+use crate::state::{Hidden, Ill, Older, State, Taken};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -20,35 +25,80 @@ pub enum Fault {
     Deregistered(String),
     AllDeregistered,
     Maintenance(String),
+    /// The catalog suddenly answers nothing for a query whose instances are not ours.
+    CatalogLost(String),
+    LeaderLost,
     Edited,
     SwitchedBack,
     GenerationsDeleted,
     ReloadedByHand,
+    /// A reload that came half-way: old and new workers live on.
+    HalfReload,
     NginxStopped,
+    /// `kill -9` of the master: its workers go on serving.
+    NginxKilled,
+    IncludeRemoved,
+    ListenTaken(u16),
     Refuses,
-    Hidden(System),
-    NameTaken(String),
-    PortTaken(u16),
-    TimePasses,
+    Hidden(Hidden),
+    NameTaken(String, String),
+    PortTaken(String, u16),
+    /// Nobody looked for so many seconds: every event was swallowed, and the timer was late.
+    TimePasses(i64),
 }
 
 impl Fault {
+    /// The name alone, for the count of what each may cost.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Dies(_) => "dies",
+            Self::Removed(_) => "removed",
+            Self::Paused(_) => "paused",
+            Self::Restarted(_) => "restarted",
+            Self::Unhealthy(_) => "unhealthy",
+            Self::Critical(_) => "critical",
+            Self::Deregistered(_) => "deregistered",
+            Self::AllDeregistered => "all_deregistered",
+            Self::Maintenance(_) => "maintenance",
+            Self::CatalogLost(_) => "catalog_lost",
+            Self::LeaderLost => "leader_lost",
+            Self::Edited => "edited",
+            Self::SwitchedBack => "switched_back",
+            Self::GenerationsDeleted => "generations_deleted",
+            Self::ReloadedByHand => "reloaded_by_hand",
+            Self::HalfReload => "half_reload",
+            Self::NginxStopped => "nginx_stopped",
+            Self::NginxKilled => "nginx_killed",
+            Self::IncludeRemoved => "include_removed",
+            Self::ListenTaken(_) => "listen_taken",
+            Self::Refuses => "refuses",
+            Self::Hidden(_) => "hidden",
+            Self::NameTaken(..) => "name_taken",
+            Self::PortTaken(..) => "port_taken",
+            Self::TimePasses(_) => "time_passes",
+        }
+    }
+
     /// All that can happen in this state.
     pub fn all(state: &State, spec: &Spec) -> Vec<Self> {
         let mut faults = vec![
             Self::AllDeregistered,
+            Self::LeaderLost,
             Self::Edited,
             Self::SwitchedBack,
             Self::GenerationsDeleted,
             Self::ReloadedByHand,
+            Self::HalfReload,
             Self::NginxStopped,
+            Self::NginxKilled,
+            Self::IncludeRemoved,
             Self::Refuses,
-            Self::Hidden(System::Docker),
-            Self::Hidden(System::Consul),
-            Self::Hidden(System::Nginx),
-            Self::TimePasses,
+            Self::TimePasses(7),
+            Self::TimePasses(60),
         ];
-        for container in state.world.docker.known().into_iter().flat_map(|docker| docker.containers.values()) {
+        // Every subset of Docker, Consul and nginx; reeve's folder alone.
+        faults.extend((1..=8).map(|bits| Self::Hidden(Hidden(bits))));
+        for container in state.docker().containers.values() {
             let id = || container.id.clone();
             faults.push(Self::Removed(id()));
             if container.state.running() {
@@ -58,16 +108,21 @@ impl Fault {
                 }
             }
         }
-        for registration in state.world.consul.known().into_iter().flat_map(|consul| consul.registrations.keys()) {
+        for registration in state.consul().registrations.keys() {
             faults.push(Self::Deregistered(registration.clone()));
             faults.push(Self::Critical(registration.clone()));
             faults.push(Self::Maintenance(registration.clone()));
         }
+        let asked: BTreeSet<&String> =
+            spec.upstreams.values().filter_map(|upstream| Some(&upstream.query.as_ref()?.service)).collect();
+        faults.extend(asked.into_iter().map(|service| Self::CatalogLost(service.clone())));
+        faults.extend(spec.upstreams.values().map(|upstream| Self::ListenTaken(upstream.listen.port)));
         for service in spec.services.values() {
-            faults.push(Self::NameTaken(format!("{}-{}-1-{}", spec.project, service.name, service.hash.short())));
+            let name = format!("{}-{}-1-{}", spec.project, service.name, service.hash.short());
+            faults.push(Self::NameTaken(service.name.clone(), name));
             for port in &service.config.ports {
                 if let Published::Range { first, .. } = port.published {
-                    faults.push(Self::PortTaken(first));
+                    faults.push(Self::PortTaken(service.name.clone(), first));
                 }
             }
         }
@@ -75,13 +130,68 @@ impl Fault {
     }
 
     /// The state after it; `None` when it would change nothing.
-    pub fn strike(&self, state: &State) -> Option<State> {
+    pub fn strike(&self, state: &State, spec: &Spec) -> Option<State> {
         let mut after = state.clone();
         after.faults -= 1;
+        // What a pass may see late is reeve's own writing.
+        after.older = Older::default();
         let now = state.now;
-        let docker = after.world.docker.known_mut()?;
-        let consul = after.world.consul.known_mut()?;
-        let nginx = after.world.nginx.known_mut()?;
+        match self {
+            Self::Dies(_) | Self::Removed(_) | Self::Paused(_) | Self::Restarted(_) | Self::Unhealthy(_) => {
+                self.strike_container(after.world.docker.known_mut()?, &mut after.ills, now)?;
+            }
+            Self::Critical(_)
+            | Self::Deregistered(_)
+            | Self::AllDeregistered
+            | Self::Maintenance(_)
+            | Self::CatalogLost(_)
+            | Self::LeaderLost => self.strike_consul(after.world.consul.known_mut()?, &mut after.ills, now)?,
+            Self::Edited
+            | Self::SwitchedBack
+            | Self::GenerationsDeleted
+            | Self::ReloadedByHand
+            | Self::HalfReload
+            | Self::NginxStopped
+            | Self::NginxKilled
+            | Self::IncludeRemoved
+            | Self::ListenTaken(_) => self.strike_nginx(after.world.nginx.known_mut()?, &mut after.ills, now)?,
+            Self::Refuses => {
+                if after.refuses {
+                    return None;
+                }
+                after.refuses = true;
+            }
+            Self::Hidden(hidden) => {
+                if after.hidden.any() {
+                    return None;
+                }
+                after.hidden = *hidden;
+            }
+            Self::NameTaken(service, name) => {
+                let docker = after.world.docker.known_mut()?;
+                let ours = docker.containers.values().any(|container| container.name == *name);
+                if ours || after.stranger.is_some() {
+                    return None;
+                }
+                docker.strangers.insert(format!("id-{name}"), stranger(name, None));
+                after.stranger = Some(taken(state, spec.services.get(service)?));
+            }
+            Self::PortTaken(service, port) => {
+                let docker = after.world.docker.known_mut()?;
+                let ours = docker.containers.values().flat_map(|c| &c.published).any(|p| p.host == *port);
+                if ours || after.stranger.is_some() {
+                    return None;
+                }
+                docker.strangers.insert("id-other".to_owned(), stranger("other", Some(*port)));
+                after.stranger = Some(taken(state, spec.services.get(service)?));
+            }
+            Self::TimePasses(seconds) => after.now += SignedDuration::from_secs(*seconds),
+        }
+        after.remember();
+        Some(after)
+    }
+
+    fn strike_container(&self, docker: &mut Docker, ills: &mut Vec<Ill>, now: Timestamp) -> Option<()> {
         match self {
             Self::Dies(id) => {
                 let container = docker.containers.get_mut(id)?;
@@ -109,30 +219,35 @@ impl Fault {
                 let container = docker.containers.get_mut(id)?;
                 container.state = ContainerState::Running { started_at: now };
                 match container.health {
-                    Health::None => {
-                        container.probe = Some(reeve::observed::Probe::Failing("connection refused".to_owned()));
-                    }
+                    Health::None => container.probe = Some(Probe::Failing("connection refused".to_owned())),
                     _ => container.health = Health::Starting,
                 }
             }
             Self::Unhealthy(id) => {
                 docker.containers.get_mut(id)?.health = Health::Unhealthy("500".to_owned());
-                after.ills.push(Ill::Unhealthy(id.clone()));
+                ills.push(Ill::Unhealthy(id.clone()));
             }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn strike_consul(&self, consul: &mut Consul, ills: &mut Vec<Ill>, now: Timestamp) -> Option<()> {
+        match self {
             Self::Critical(id) => {
                 let check = format!("{id}:declared");
-                consul.registrations.get_mut(id)?.checks.get_mut(&check)?.status = CheckStatus::Critical;
-                for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
-                    for instance in catalog.instances.iter_mut().filter(|instance| instance.id == *id) {
-                        instance.passing = false;
-                        catalog.shrunk_at = now;
-                    }
+                let check = consul.registrations.get_mut(id)?.checks.get_mut(&check)?;
+                if check.status == CheckStatus::Critical {
+                    return None;
                 }
-                after.ills.push(Ill::Critical(id.clone()));
+                check.status = CheckStatus::Critical;
+                check.output = "500".to_owned();
+                in_catalog(consul, id, now, |instance| instance.passing = false);
+                ills.push(Ill::Critical(id.clone()));
             }
             Self::Deregistered(id) => {
                 consul.registrations.remove(id)?;
-                for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                for catalog in answers(consul) {
                     catalog.instances.retain(|instance| instance.id != *id);
                     catalog.shrunk_at = now;
                 }
@@ -141,9 +256,9 @@ impl Fault {
                 if consul.registrations.is_empty() {
                     return None;
                 }
-                consul.registrations.clear();
-                for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
-                    catalog.instances.clear();
+                let ours: BTreeSet<String> = std::mem::take(&mut consul.registrations).into_keys().collect();
+                for catalog in answers(consul) {
+                    catalog.instances.retain(|instance| !ours.contains(&instance.id));
                     catalog.shrunk_at = now;
                 }
             }
@@ -153,21 +268,43 @@ impl Fault {
                     return None;
                 }
                 registration.maintenance = Maintenance::Operator { reason: "disk".to_owned() };
-                for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
-                    for instance in catalog.instances.iter_mut().filter(|instance| instance.id == *id) {
-                        instance.maintenance = true;
+                in_catalog(consul, id, now, |instance| instance.maintenance = true);
+                ills.push(Ill::Maintenance(id.clone()));
+            }
+            Self::CatalogLost(service) => {
+                let mut lost = false;
+                for (query, view) in &mut consul.catalog {
+                    let Some(catalog) = view.known_mut().filter(|_| query.service == *service) else { continue };
+                    let before = catalog.instances.len();
+                    catalog.instances.retain(|instance| instance.owner.is_some());
+                    if catalog.instances.len() < before {
                         catalog.shrunk_at = now;
+                        lost = true;
                     }
                 }
-                after.ills.push(Ill::Maintenance(id.clone()));
+                if !lost {
+                    return None;
+                }
+                ills.push(Ill::Catalog(service.clone()));
             }
+            Self::LeaderLost => {
+                consul.leader.take()?;
+                ills.push(Ill::Leader);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn strike_nginx(&self, nginx: &mut Nginx, ills: &mut Vec<Ill>, now: Timestamp) -> Option<()> {
+        match self {
             Self::Edited => {
                 let current = nginx.current.clone()?;
                 let generation = nginx.generations.get_mut(&current)?;
                 if !generation.damaged.is_empty() {
                     return None;
                 }
-                generation.damaged.push("files/upstream-free.conf".to_owned());
+                generation.damaged.push("files/upstream.conf".to_owned());
             }
             Self::SwitchedBack => {
                 let current = nginx.current.clone();
@@ -184,10 +321,19 @@ impl Fault {
             Self::ReloadedByHand => {
                 let current = nginx.current.clone()?;
                 let same = nginx.loaded == Loaded::Generation(current.clone());
-                if same || nginx.process == NginxProcess::Stopped {
+                if same || !matches!(nginx.process, NginxProcess::Running { .. }) {
                     return None;
                 }
                 nginx.loaded = Loaded::Generation(current);
+                nginx.loaded_since = now;
+            }
+            Self::HalfReload => {
+                let current = nginx.current.clone()?;
+                let Loaded::Generation(loaded) = &nginx.loaded else { return None };
+                if *loaded == current || !matches!(nginx.process, NginxProcess::Running { .. }) {
+                    return None;
+                }
+                nginx.loaded = Loaded::Mixed([loaded.clone(), current].into());
                 nginx.loaded_since = now;
             }
             Self::NginxStopped => {
@@ -198,61 +344,108 @@ impl Fault {
                 nginx.loaded = Loaded::Nothing;
                 nginx.loaded_since = now;
             }
-            Self::Refuses => after.refuses = true,
-            Self::Hidden(system) => after.hidden = Some(*system),
-            Self::NameTaken(name) => {
-                let ours = docker.containers.values().any(|container| container.name == *name);
-                if ours {
+            Self::NginxKilled => {
+                if !matches!(nginx.process, NginxProcess::Running { .. }) {
                     return None;
                 }
-                docker.strangers.insert(format!("id-{name}"), stranger(name, None));
-                after.stranger = true;
-            }
-            Self::PortTaken(port) => {
-                let ours = docker.containers.values().flat_map(|c| &c.published).any(|p| p.host == *port);
-                if ours {
+                // Without a generation of ours nothing answers on the probe port that would tell of the workers.
+                if nginx.loaded == Loaded::Nothing {
                     return None;
                 }
-                docker.strangers.insert("id-other".to_owned(), stranger("other", Some(*port)));
-                after.stranger = true;
+                nginx.process = NginxProcess::Orphans { pids: vec![7, 8] };
             }
-            Self::TimePasses => after.now += jiff::SignedDuration::from_secs(7),
+            Self::IncludeRemoved => {
+                if !nginx.included {
+                    return None;
+                }
+                nginx.included = false;
+                ills.push(Ill::Include);
+            }
+            Self::ListenTaken(port) => {
+                let listen = Listen { address: None, port: *port };
+                if nginx.listens.contains_key(&listen) || holds(nginx, *port) {
+                    return None;
+                }
+                nginx.listens.insert(listen, ListenState::Taken("Address already in use (os error 98)".to_owned()));
+                ills.push(Ill::Listen(*port));
+            }
+            _ => return None,
         }
-        after.remember();
-        Some(after)
+        Some(())
+    }
+}
+
+/// nginx listens there itself, by what it runs.
+fn holds(nginx: &Nginx, port: u16) -> bool {
+    let ids: Vec<_> = match &nginx.loaded {
+        Loaded::Generation(id) => vec![id],
+        Loaded::Mixed(ids) => ids.iter().collect(),
+        Loaded::Nothing | Loaded::Stranger(_) => Vec::new(),
+    };
+    // One that is not on the disk may hold anything.
+    ids.into_iter().any(|id| {
+        nginx.generations.get(id).is_none_or(|generation| {
+            generation.manifest.upstreams.values().any(|routed| routed.upstream.listen.port == port)
+        })
+    })
+}
+
+fn taken(state: &State, service: &Service) -> Taken {
+    let ours = state.docker().containers.values().filter(|container| container.service == service.name);
+    let served = ours.filter(|container| serving(state, container).believed).count();
+    Taken { service: service.name.clone(), served: u32::try_from(served).expect("few") }
+}
+
+fn answers(consul: &mut Consul) -> impl Iterator<Item = &mut Catalog> {
+    consul.catalog.values_mut().filter_map(View::known_mut)
+}
+
+fn in_catalog(consul: &mut Consul, id: &str, now: Timestamp, change: impl Fn(&mut Instance)) {
+    for catalog in answers(consul) {
+        for instance in catalog.instances.iter_mut().filter(|instance| instance.id == id) {
+            change(instance);
+            catalog.shrunk_at = now;
+        }
     }
 }
 
 fn stranger(name: &str, port: Option<u16>) -> Stranger {
-    let published =
-        port.map(|host| PublishedPort { target: 80, protocol: reeve::spec::Protocol::Tcp, host_ip: None, host });
+    let published = port.map(|host| PublishedPort { target: 80, protocol: Protocol::Tcp, host_ip: None, host });
     Stranger {
         name: name.to_owned(),
         owner: None,
         running: true,
         published: published.into_iter().collect(),
-        networks: std::collections::BTreeMap::new(),
+        networks: BTreeMap::new(),
     }
 }
 
 /// Others put right what they broke.
-pub fn heal(state: &mut State) {
-    let (Some(docker), Some(consul)) = (state.world.docker.known_mut(), state.world.consul.known_mut()) else { return };
-    for ill in std::mem::take(&mut state.ills) {
+pub fn heal(state: &mut State, foreign: &BTreeMap<String, Vec<Instance>>) {
+    let ills = std::mem::take(&mut state.ills);
+    let world = &mut state.world;
+    let (Some(docker), Some(consul), Some(nginx)) =
+        (world.docker.known_mut(), world.consul.known_mut(), world.nginx.known_mut())
+    else {
+        return;
+    };
+    for ill in ills {
         match ill {
             Ill::Unhealthy(id) => {
-                if let Some(container) = docker.containers.get_mut(&id) {
+                if let Some(container) = docker.containers.get_mut(&id)
+                    && matches!(container.health, Health::Unhealthy(_))
+                {
                     container.health = Health::Healthy;
                 }
             }
             Ill::Critical(id) => {
                 let Some(registration) = consul.registrations.get_mut(&id) else { continue };
-                for check in registration.checks.values_mut().filter(|check| check.status != CheckStatus::Passing) {
-                    check.status = CheckStatus::Passing;
-                }
-                for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                let Some(check) = registration.checks.get_mut(&format!("{id}:declared")) else { continue };
+                check.status = CheckStatus::Passing;
+                let passing = registration.checks.values().all(|check| check.status == CheckStatus::Passing);
+                for catalog in answers(consul) {
                     for instance in catalog.instances.iter_mut().filter(|instance| instance.id == id) {
-                        instance.passing = true;
+                        instance.passing = passing;
                     }
                 }
             }
@@ -262,9 +455,24 @@ pub fn heal(state: &mut State) {
                     continue;
                 }
                 registration.maintenance = Maintenance::Off;
-                for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                for catalog in answers(consul) {
                     for instance in catalog.instances.iter_mut().filter(|instance| instance.id == id) {
                         instance.maintenance = false;
+                    }
+                }
+            }
+            Ill::Leader => consul.leader = Some("127.0.0.1:8300".to_owned()),
+            Ill::Include => nginx.included = true,
+            Ill::Listen(port) => {
+                nginx.listens.remove(&Listen { address: None, port });
+            }
+            Ill::Catalog(service) => {
+                for (query, view) in &mut consul.catalog {
+                    let Some(catalog) = view.known_mut().filter(|_| query.service == service) else { continue };
+                    for instance in foreign.get(&service).into_iter().flatten() {
+                        if !catalog.instances.iter().any(|known| known.id == instance.id) {
+                            catalog.instances.push(instance.clone());
+                        }
                     }
                 }
             }

@@ -1,220 +1,607 @@
 //! What must never happen, judged action by action, without a line of the planner's own code.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use reeve::observed::{CheckStatus, Container, ContainerState, Health, Maintenance, Probe};
-use reeve::plan::action::{Action, ConsulAction, DockerAction, NginxAction};
+use jiff::SignedDuration;
+use reeve::observed::{
+    CheckStatus, ContainerState, GenerationId, Health, ListenState, Loaded, Maintenance, NginxProcess, Pin, Probe,
+    Registration,
+};
+use reeve::plan::action::{
+    Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration, NginxAction,
+};
 use reeve::plan::{Step, System};
-use reeve::spec::{Service, Spec, UpdateOrder};
+use reeve::spec::container::MountSource;
+use reeve::spec::{DependencyCondition, Service, Spec};
 
+use crate::measure::{fit, parallelism, passes, replaced_networks, serving, stop_first};
 use crate::state::State;
 
-/// What is wrong with doing this now, if something is. `planned`: the state that the wave was planned for.
-pub fn judge(planned: &State, before: &State, after: &State, step: &Step, spec: &Spec) -> Result<(), String> {
-    if before.hidden == Some(step.action.system()) {
-        return Err("it acts on what it cannot see".to_owned());
+/// What is known when a wave is judged.
+pub struct Judge<'s> {
+    pub spec: &'s Spec,
+    /// The state that the wave was planned for.
+    pub planned: &'s State,
+    /// The wave was planned from a view that was one write behind.
+    pub stale: bool,
+    /// Nothing of what leaves the spec may be touched: it removes too much at once.
+    pub held: bool,
+}
+
+type Verdict = Result<(), String>;
+
+fn ensure(holds: bool, otherwise: impl Into<String>) -> Verdict {
+    if holds { Ok(()) } else { Err(otherwise.into()) }
+}
+
+impl Judge<'_> {
+    /// What is wrong with doing this now, if something is.
+    pub fn before(&self, state: &State, step: &Step) -> Verdict {
+        let system = step.action.system();
+        ensure(!self.planned.hidden.has(system), "it acts on what it cannot see")?;
+        match &step.action {
+            Action::Docker(action) => self.docker(state, action),
+            Action::Consul(action) => self.consul(state, action),
+            Action::Nginx(action) => self.nginx(state, action),
+            Action::Directory(action) => self.directory(state, action),
+        }
     }
-    match &step.action {
-        Action::Docker(DockerAction::StopContainer { id, .. }) => stop(before, id, spec)?,
-        Action::Docker(DockerAction::RemoveContainer { id, .. }) => {
-            if before.loaded_routes().any(|(_, container)| container == id) && alive(before, id) {
-                return Err("it removes what nginx routes to".to_owned());
+
+    fn directory(&self, state: &State, action: &DirectoryAction) -> Verdict {
+        let DirectoryAction::AddPin { pin: Pin::Failed { service, .. } } = action else { return Ok(()) };
+        let Some(service) = self.service(service) else { return Ok(()) };
+        let ours = state.docker().containers.values().filter(|c| c.service == service.name && c.hash == service.hash);
+        let mut failed = ours.filter(|c| !serving(state, c).proven);
+        let hopeless = failed.any(|c| {
+            let old = c.created_at.is_none_or(|at| {
+                let image = state.docker().images.get(&service.config.image);
+                let deadline = service.deadline(image.is_some_and(|image| image.healthcheck));
+                state.now.duration_since(at) >= SignedDuration::try_from(deadline).expect("a short deadline")
+            });
+            old || !matches!(c.state, ContainerState::Running { .. })
+        });
+        ensure(hopeless || self.stale, "it gives up a replica that may still become ready")
+    }
+
+    /// Somebody held it or rolled it back, and that cannot be read.
+    fn pinned_blindly(&self, state: &State, service: &str) -> bool {
+        let directory = state.world.directory.known();
+        let pinned = directory.is_some_and(|directory| directory.pins_of(service).next().is_some());
+        self.planned.hidden.has(System::Directory) && pinned
+    }
+
+    fn docker(&self, state: &State, action: &DockerAction) -> Verdict {
+        let docker = state.docker();
+        match action {
+            DockerAction::CreateContainer(new) => self.create(state, new),
+            DockerAction::StartContainer { container, .. } => self.start(state, container),
+            DockerAction::StopContainer { id, .. } => self.stop(state, id),
+            DockerAction::RemoveContainer { id, .. } => {
+                ensure(!docker.strangers.contains_key(id), "it removes a container that is not ours")?;
+                let running = state.container(id).is_some_and(|container| container.state.running());
+                // Docker refuses that.
+                ensure(!running || self.stale, "it removes a container that runs")
+            }
+            DockerAction::RemoveNetwork { name, .. } => {
+                let Some(network) = docker.networks.get(name) else { return Ok(()) };
+                ensure(network.ours, "it removes a network that is not ours")?;
+                ensure(network.attached == 0, "it removes a network that containers are attached to")
+            }
+            DockerAction::RemoveVolume { name } => {
+                let ours = docker.volumes.get(name).is_none_or(|volume| volume.ours);
+                ensure(ours, "it removes a volume that is not ours")
+            }
+            DockerAction::UnpauseContainer { id, .. }
+            | DockerAction::ConnectNetwork { id, .. }
+            | DockerAction::DisconnectNetwork { id, .. } => {
+                ensure(!docker.strangers.contains_key(id), "it changes a container that is not ours")
+            }
+            DockerAction::CreateNetwork(_) | DockerAction::CreateVolume(_) | DockerAction::PullImage { .. } => Ok(()),
+        }
+    }
+
+    fn service(&self, name: &str) -> Option<&Service> {
+        self.spec.services.get(name)
+    }
+
+    /// The container is what the spec wants now, in a slot that it has.
+    fn wanted(&self, state: &State, id: &str) -> bool {
+        state.container(id).is_some_and(|container| {
+            self.service(&container.service).is_some_and(|service| {
+                let image = state.docker().images.get(&service.config.image);
+                let present =
+                    service.hash == container.hash && image.is_none_or(|image| image.id == container.image_id);
+                // What was rolled back is not wanted, and what served before is.
+                container.slot <= service.replicas && present != turned_back(state, service)
+            })
+        })
+    }
+
+    fn create(&self, state: &State, new: &NewContainer) -> Verdict {
+        let docker = state.docker();
+        let service = self.service(&new.service).ok_or("its service is not in the spec")?;
+        ensure(
+            !self.pinned_blindly(state, &new.service)
+                || !docker.containers.values().any(|c| c.service == new.service && c.slot == new.slot),
+            "it is replaced while its pins cannot be read",
+        )?;
+        if docker.containers.values().any(|container| container.name == new.name) {
+            // It is there already: nothing happens.
+            return Ok(());
+        }
+        let strangers = || docker.strangers.values();
+        ensure(!strangers().any(|stranger| stranger.name == new.name), "the name is somebody else's")?;
+        let ports: BTreeSet<u16> = new.host_ports.iter().map(|port| port.host).filter(|port| *port != 0).collect();
+        let mut held = strangers().filter(|s| s.running).flat_map(|s| &s.published).map(|published| published.host);
+        if let Some(port) = held.find(|port| ports.contains(port)) {
+            return Err(format!("host port {port} is somebody else's"));
+        }
+        let networks = new.config.networks.keys().all(|name| docker.networks.contains_key(name));
+        ensure(networks, "its network is not there")?;
+        let volumes = new.config.mounts.iter().all(|mount| match &mount.source {
+            MountSource::Volume { name, .. } => docker.volumes.contains_key(name),
+            MountSource::Anonymous | MountSource::Bind { .. } | MountSource::Tmpfs { .. } => true,
+        });
+        ensure(volumes, "its volume is not there")?;
+        ensure(docker.images.contains_key(&new.config.image), "its image is not there")?;
+        let ours = || docker.containers.values().filter(|container| container.service == new.service);
+        let count = |length: usize| u32::try_from(length).expect("few");
+        let surge = if stop_first(service) { 0 } else { parallelism(service) };
+        let most = service.replicas + surge;
+        let now = count(ours().count()) + 1;
+        ensure(now <= most, format!("{now} containers of {}, and {most} are the most", new.service))?;
+        if stop_first(service) {
+            let beside = ours().any(|container| container.slot == new.slot && container.hash != new.hash);
+            ensure(!beside, "stop-first: the old replica of the slot is still there")?;
+        }
+        // New ones beside old ones: so many at a time.
+        let replaces = |slot: u32| ours().any(|c| c.slot == slot && !self.wanted(state, &c.id));
+        if replaces(new.slot) {
+            let soon = self.newest(state, service).is_some_and(|newest| newest < service.update.delay);
+            ensure(!soon || self.stale, "the next one is made before the delay is over")?;
+            self.watched(state, service)?;
+        }
+        if replaces(new.slot) {
+            let unready = ours().filter(|c| {
+                self.wanted(state, &c.id) && replaces(c.slot) && !(serving(state, c).proven && self.announced(state, c))
+            });
+            let unready = count(unready.count()) + 1;
+            let most = parallelism(service);
+            ensure(unready <= most, format!("{unready} new replicas that do not serve, and {most} are the most"))?;
+        }
+        Ok(())
+    }
+
+    /// For how long the newest wanted replica has run, by what the wave saw.
+    fn newest(&self, state: &State, service: &Service) -> Option<Duration> {
+        let ours = self.planned.docker().containers.values();
+        let ours = ours.filter(|c| c.service == service.name && self.wanted(self.planned, &c.id));
+        let newest = ours.filter_map(|c| match c.state {
+            ContainerState::Running { started_at } => Some(started_at),
+            _ => None,
+        });
+        newest.max().map(|newest| Duration::try_from(state.now.duration_since(newest)).unwrap_or_default())
+    }
+
+    /// Nothing more is replaced while the newest replica may still die of its youth.
+    fn watched(&self, state: &State, service: &Service) -> Verdict {
+        let young = self.newest(state, service).is_some_and(|newest| newest < service.update.monitor);
+        ensure(!young || self.stale, "one is replaced while the newest replica is still watched")
+    }
+
+    /// It is registered as its service wants, if it is to be.
+    fn announced(&self, state: &State, container: &reeve::observed::Container) -> bool {
+        let registers = self.service(&container.service).is_some_and(|service| !service.register.is_empty());
+        let registered = state.consul().registrations.values().any(|r| r.container == container.id && passes(r));
+        !registers || registered
+    }
+
+    fn start(&self, state: &State, id: &str) -> Verdict {
+        ensure(!state.docker().strangers.contains_key(id), "it starts a container that is not ours")?;
+        let Some(container) = state.container(id) else { return Ok(()) };
+        if container.state.running() {
+            return Ok(());
+        }
+        let Some(service) = self.service(&container.service) else {
+            return Err("it starts a container of a service that is not in the spec".to_owned());
+        };
+        if let ContainerState::Exited { started_at: Some(started), finished_at: Some(finished), .. } = container.state {
+            let short = finished.duration_since(started) < SignedDuration::from_secs(10);
+            let soon = state.now.duration_since(finished) < SignedDuration::from_secs(5);
+            ensure(!(short && soon) || self.stale, "it starts again at once what died at once")?;
+        }
+        for (name, dependency) in &service.depends_on {
+            let Some(target) = self.service(name) else { continue };
+            // By what the wave saw: another object of it may just be replacing what was there.
+            let there = self.planned.docker().containers.values().filter(|c| c.service == *name);
+            let met = there.filter(|c| match dependency.condition {
+                DependencyCondition::Started => c.state.running(),
+                DependencyCondition::Healthy => fit(c),
+                DependencyCondition::CompletedSuccessfully => {
+                    c.hash == target.hash && matches!(c.state, ContainerState::Exited { code: 0, .. })
+                }
+            });
+            let met = u32::try_from(met.count()).expect("few") >= target.replicas;
+            ensure(met || self.stale, format!("it starts before {name}, which it depends on"))?;
+        }
+        let ports: BTreeSet<u16> =
+            container.chosen_ports.iter().map(|port| port.host).filter(|port| *port != 0).collect();
+        let clash = state.docker().containers.values().find(|other| {
+            other.id != container.id
+                && matches!(other.state, ContainerState::Running { .. } | ContainerState::Paused { .. })
+                && other.published.iter().any(|published| ports.contains(&published.host))
+        });
+        if let Some(other) = clash {
+            return Err(format!("its host port is held by {}", other.name));
+        }
+        let stuck = state.hidden.any()
+            || state.refuses
+            || !state.nginx_runs()
+            || state.nginx().generations.values().any(|generation| generation.rejected.is_some())
+            || !state.nginx().included
+            || state.nginx().listens.values().any(|listen| *listen != ListenState::Free);
+        let sent = state.ghost.running.iter().flat_map(|(_, manifest)| manifest.upstreams.values());
+        let sent = sent.flat_map(|routed| &routed.endpoints).any(|endpoint| {
+            ports.contains(&endpoint.port) && endpoint.container.as_ref().is_some_and(|to| *to != container.id)
+        });
+        ensure(!sent || stuck || self.stale, "it starts where nginx sends the requests of another one")
+    }
+
+    fn stop(&self, state: &State, id: &str) -> Verdict {
+        ensure(!state.docker().strangers.contains_key(id), "it stops a container that is not ours")?;
+        let Some(container) = state.container(id) else { return Ok(()) };
+        if !matches!(container.state, ContainerState::Running { .. } | ContainerState::Paused { .. }) {
+            return Ok(());
+        }
+        ensure(!state.routed(id), "it stops what nginx routes to")?;
+        let planned = self.planned;
+        let registers =
+            container.registers || self.service(&container.service).is_some_and(|service| !service.register.is_empty());
+        let blind = |system| planned.hidden.has(system) && registers;
+        ensure(!blind(System::Consul), "it stops a registered one without seeing Consul")?;
+        ensure(!blind(System::Nginx), "it stops a registered one without seeing nginx")?;
+        let consul = state.consul();
+        let given_out = consul.registrations.values().any(|r| r.container == id && r.maintenance == Maintenance::Off);
+        ensure(!given_out, "it stops what Consul gives out")?;
+        if let Some((last, drain)) = state.ghost.routed.get(id) {
+            let waited = state.now.duration_since(*last);
+            let drain = SignedDuration::try_from(*drain).expect("a short drain");
+            if waited < drain {
+                return Err(format!("it stops {waited:#} after nginx last routed to it, where the drain is {drain:#}"));
             }
         }
-        Action::Docker(DockerAction::CreateContainer(new)) => {
-            let strangers = before.world.docker.known().into_iter().flat_map(|docker| docker.strangers.values());
-            if strangers.clone().any(|stranger| stranger.name == new.name) {
-                return Err("the name is somebody else's".to_owned());
-            }
-            let ports = new.host_ports.iter().map(|port| port.host).filter(|port| *port != 0);
-            let taken: BTreeSet<u16> = strangers.flat_map(|s| &s.published).map(|published| published.host).collect();
-            if let Some(port) = ports.into_iter().find(|port| taken.contains(port)) {
-                return Err(format!("host port {port} is somebody else's"));
-            }
-            let service = spec.services.get(&new.service).ok_or("its service is not wanted")?;
-            surge(before, after, service)?;
+        self.leaves(state, &container.service)?;
+        let addresses: Vec<String> =
+            container.networks.values().filter_map(|n| n.address).map(|address| format!("{address}:8300")).collect();
+        let votes = container.state.running() && addresses.iter().any(|address| consul.peers.contains(address));
+        if votes {
+            let alive = |peer: &&String| {
+                state.docker().containers.values().any(|c| {
+                    c.state.running()
+                        && c.networks.values().any(|n| n.address.is_some_and(|a| peer.starts_with(&format!("{a}:"))))
+                })
+            };
+            let there = consul.peers.iter().filter(alive).count();
+            ensure(there == consul.peers.len(), "it stops a second server of Consul")?;
         }
-        Action::Docker(DockerAction::StartContainer { container, .. }) => start(before, after, container)?,
-        Action::Consul(ConsulAction::Register(new)) => {
-            if !fit(before, &new.container) {
-                return Err("it registers what is not healthy".to_owned());
-            }
+        Ok(())
+    }
+
+    /// A service that leaves the spec: in which order.
+    fn leaves(&self, state: &State, service: &str) -> Verdict {
+        if self.spec.services.contains_key(service) {
+            return Ok(());
         }
-        Action::Consul(ConsulAction::Deregister { id }) => {
-            let consul = before.world.consul.known().ok_or("Consul is not there")?;
-            if consul.strangers.contains_key(id) {
-                return Err("the registration is somebody else's".to_owned());
+        ensure(!self.held, "the spec removes too much at once, and nobody said that it is meant")?;
+        let docker = state.docker();
+        let left = |name: &str| !self.spec.services.contains_key(name);
+        let registers = docker.containers.values().any(|c| c.service == service && c.registers);
+        let registered = state.consul().registrations.values().any(|r| left(&r.service) && r.service != service);
+        ensure(registers || !registered, "it leaves before the last registration of the services that leave")?;
+        let dependent = docker.containers.values().find(|c| {
+            left(&c.service) && c.service != service && c.depends_on.contains(service) && c.registers == registers
+        });
+        match dependent {
+            Some(dependent) if self.planned.container(&dependent.id).is_some() => {
+                Err(format!("it leaves before {}, which depended on it", dependent.service))
             }
-            if let Some(registration) = consul.registrations.get(id) {
-                let routed = before.loaded().into_iter().any(|(_, generation)| {
-                    let endpoints = generation.manifest.upstreams.values().flat_map(|routed| &routed.endpoints);
-                    endpoints.into_iter().any(|e| (&e.address, e.port) == (&registration.address, registration.port))
-                });
-                if routed && alive(before, &registration.container) {
-                    return Err("it deregisters what nginx routes to".to_owned());
+            _ => Ok(()),
+        }
+    }
+
+    fn consul(&self, state: &State, action: &ConsulAction) -> Verdict {
+        let consul = state.consul();
+        match action {
+            ConsulAction::Register(new) => self.register(state, new),
+            ConsulAction::Deregister { id } => {
+                ensure(!consul.strangers.contains_key(id), "the registration is somebody else's")?;
+                ensure(!self.planned.hidden.has(System::Docker), "it deregisters without seeing Docker")?;
+                let Some(registration) = consul.registrations.get(id) else { return Ok(()) };
+                self.deregister(state, registration)
+            }
+            ConsulAction::Drain { id, .. } => {
+                ensure(!consul.strangers.contains_key(id), "the registration is somebody else's")?;
+                ensure(!self.planned.hidden.has(System::Nginx), "it drains without seeing what nginx routes")?;
+                ensure(!self.planned.hidden.has(System::Docker), "it drains without seeing Docker")?;
+                let Some(registration) = consul.registrations.get(id) else { return Ok(()) };
+                if self.held {
+                    self.leaves(state, &registration.service)?;
+                }
+                ensure(!self.pinned_blindly(state, &registration.service), "it drains while the pins cannot be read")?;
+                let replaced = !self.wanted(state, &registration.container);
+                let service =
+                    self.service(&registration.service).filter(|s| replaced && registration.slot <= s.replicas);
+                match service {
+                    Some(service) => self.watched(state, service),
+                    None => Ok(()),
                 }
             }
-        }
-        Action::Consul(ConsulAction::LiftDrain { id }) => {
-            let consul = before.world.consul.known().ok_or("Consul is not there")?;
-            let registration = consul.registrations.get(id);
-            if registration.is_some_and(|r| matches!(r.maintenance, Maintenance::Operator { .. })) {
-                return Err("it lifts an operator's maintenance".to_owned());
+            ConsulAction::LiftDrain { id } => {
+                let operator = consul.registrations.get(id).is_some_and(|r| is_operators(&r.maintenance));
+                ensure(!operator || self.stale, "it lifts an operator's maintenance")
+            }
+            ConsulAction::StartDrainClock { id, .. } => {
+                let Some(registration) = consul.registrations.get(id) else { return Ok(()) };
+                let at = |routed: &reeve::observed::RoutedUpstream| {
+                    routed.endpoints.iter().any(|e| (&e.address, e.port) == (&registration.address, registration.port))
+                };
+                let routed = state.ghost.running.iter().any(|(_, manifest)| manifest.upstreams.values().any(at));
+                ensure(!routed || self.stale, "the drain time begins while nginx routes to it")
+            }
+            ConsulAction::StopDrainClock { .. } | ConsulAction::SetHealth { .. } | ConsulAction::RemoveCheck { .. } => {
+                Ok(())
             }
         }
-        Action::Nginx(NginxAction::SwitchGeneration { id }) => {
-            let nginx = before.world.nginx.known().ok_or("nginx is not there")?;
-            let checked = nginx.generations.get(id).is_some_and(|g| g.rejected.is_none() && g.damaged.is_empty());
-            if !checked {
-                return Err("it switches to what has not passed the check".to_owned());
-            }
-        }
-        Action::Nginx(NginxAction::Reload { .. } | NginxAction::Start { .. }) => load(planned, before, after, spec)?,
-        Action::Docker(_) | Action::Consul(_) | Action::Nginx(_) | Action::Directory(_) => {}
     }
-    Ok(())
-}
 
-fn container<'s>(state: &'s State, id: &str) -> Option<&'s Container> {
-    let docker = state.world.docker.known()?;
-    docker.containers.get(id).or_else(|| docker.containers.values().find(|container| container.name == id))
-}
-
-fn alive(state: &State, id: &str) -> bool {
-    container(state, id).is_some_and(|container| container.state.running())
-}
-
-/// It runs and answers its own check.
-fn fit(state: &State, id: &str) -> bool {
-    container(state, id).is_some_and(|container| {
-        container.state.running()
-            && match container.health {
-                Health::Healthy => true,
-                Health::Starting | Health::Unhealthy(_) => false,
-                Health::None => container.probe == Some(Probe::Passing),
+    fn register(&self, state: &State, new: &NewRegistration) -> Verdict {
+        let consul = state.consul();
+        ensure(!consul.strangers.contains_key(&new.id), "the registration is somebody else's")?;
+        ensure(!self.planned.hidden.has(System::Docker), "it registers without seeing Docker")?;
+        ensure(consul.leader.is_some(), "it registers while Consul has no leader")?;
+        let Some(container) = state.container(&new.container) else {
+            return ensure(self.stale, "it registers a container that is not there");
+        };
+        let known = consul.registrations.get(&new.id).is_some_and(|seen| seen.container == new.container);
+        let healthy = match container.health {
+            Health::Healthy => true,
+            Health::Starting | Health::Unhealthy(_) => false,
+            // Consul's own check judges one that is registered already.
+            Health::None => {
+                let declared =
+                    self.service(&container.service).is_some_and(|s| s.register.iter().any(|r| r.check.is_some()));
+                !declared || known || container.probe == Some(Probe::Passing)
             }
+        };
+        ensure(container.state.running() && healthy, "it registers what is not healthy")?;
+        let drained = state.ghost.drained.contains(&new.container) && !self.wanted(state, &new.container);
+        ensure(!drained || known, "it registers again what was drained")
+    }
+
+    fn deregister(&self, state: &State, registration: &Registration) -> Verdict {
+        let Some(container) = state.container(&registration.container).filter(|c| c.state.running()) else {
+            return Ok(());
+        };
+        let at = |routed: &reeve::observed::RoutedUpstream| {
+            routed.endpoints.iter().any(|e| (&e.address, e.port) == (&registration.address, registration.port))
+        };
+        let routed = state.ghost.running.iter().any(|(_, manifest)| manifest.upstreams.values().any(at));
+        ensure(!routed, "it deregisters what nginx routes to")?;
+        ensure(!self.planned.hidden.has(System::Nginx), "it deregisters without seeing what nginx routes")?;
+        if registration.maintenance == Maintenance::Off && self.service(&container.service).is_some() {
+            return Err("it deregisters a running one that was not drained".to_owned());
+        }
+        if let Some((last, drain)) = state.ghost.routed.get(&container.id)
+            && !state.routed(&container.id)
+        {
+            let waited = state.now.duration_since(*last);
+            let drain = SignedDuration::try_from(*drain).expect("a short drain");
+            ensure(waited >= drain, format!("it deregisters {waited:#} after nginx last routed to it"))?;
+        }
+        Ok(())
+    }
+
+    fn nginx(&self, state: &State, action: &NginxAction) -> Verdict {
+        let nginx = state.nginx();
+        let checked = |id: &GenerationId| {
+            let generation = nginx.generations.get(id);
+            generation.is_some_and(|g| g.rejected.is_none() && g.damaged.is_empty())
+        };
+        let free = |id: &GenerationId| {
+            let upstreams = nginx.generations.get(id).into_iter().flat_map(|g| g.manifest.upstreams.values());
+            !upstreams
+                .map(|routed| routed.upstream.listen)
+                .any(|listen| nginx.listens.get(&listen).is_some_and(|state| matches!(state, ListenState::Taken(_))))
+        };
+        match action {
+            NginxAction::SwitchGeneration { id } => {
+                ensure(checked(id), "it switches to what has not passed the check")?;
+                ensure(free(id), "it switches to what listens on somebody else's port")?;
+                ensure(nginx.included, "it switches to what the main configuration does not include")
+            }
+            NginxAction::Reload { expect } => {
+                ensure(!matches!(nginx.process, NginxProcess::Orphans { .. }), "it reloads an nginx without a master")?;
+                // A reload of another one than `current` is refused.
+                let refused = nginx.current.as_ref() != Some(expect);
+                ensure(refused || checked(expect), "it loads what has not passed the check")?;
+                ensure(refused || free(expect), "it loads what listens on somebody else's port")
+            }
+            NginxAction::Start { expect } => ensure(checked(expect), "it starts with what has not passed the check"),
+            NginxAction::RemoveGeneration { id } => {
+                let runs = state.ghost.running.iter().any(|(running, _)| running == id);
+                ensure(!runs, "it removes the generation that nginx runs")?;
+                ensure(nginx.current.as_ref() != Some(id), "it removes the generation that `current` points at")
+            }
+            NginxAction::WriteGeneration(_) | NginxAction::QuitOrphans { .. } => Ok(()),
+        }
+    }
+
+    /// What was loaded: `before` and `after` the reload.
+    pub fn loaded(&self, before: &State, after: &State) -> Verdict {
+        if before.ghost.running.iter().map(|(id, _)| id).eq(after.ghost.running.iter().map(|(id, _)| id)) {
+            return Ok(());
+        }
+        let blind = self.planned.hidden.any() || self.stale;
+        for (upstream, id) in after.routes() {
+            // By what the wave could see: nobody sees what happens while it is applied.
+            let healthy = |state: &State| state.container(id).is_some_and(fit);
+            if !healthy(after) && !healthy(self.planned) && !blind {
+                let was = before.routes().any(|route| route == (upstream, id));
+                let keeps = self
+                    .spec
+                    .upstreams
+                    .get(upstream)
+                    .is_some_and(|upstream| upstream.when_empty == reeve::spec::upstream::WhenEmpty::Keep);
+                ensure(keeps && was, format!("it loads {upstream} with {id}, which is not healthy"))?;
+            }
+        }
+        // Unknown is not empty, and what suddenly vanishes is not believed at once.
+        let lost = before
+            .ghost
+            .running
+            .iter()
+            .flat_map(|(_, manifest)| &manifest.upstreams)
+            .flat_map(|(name, routed)| routed.endpoints.iter().map(move |endpoint| (name, routed, endpoint)));
+        for (name, routed, endpoint) in lost {
+            let stays = after.ghost.running.iter().all(|(_, manifest)| {
+                manifest.upstreams.get(name).is_some_and(|now| {
+                    now.endpoints.iter().any(|e| (&e.address, e.port) == (&endpoint.address, endpoint.port))
+                })
+            });
+            if stays {
+                continue;
+            }
+            let serves = match &endpoint.container {
+                Some(id) => after.container(id).is_some_and(|container| serving(after, container).believed),
+                None => true,
+            };
+            let blind = self.planned.hidden.has(System::Docker) || self.planned.hidden.has(System::Consul);
+            let draining = endpoint.container.as_ref().is_some_and(|id| {
+                let mut registrations = after.consul().registrations.values();
+                registrations.any(|r| r.container == *id && r.maintenance != Maintenance::Off)
+            });
+            if blind && serves && !draining {
+                return Err(format!("{name} loses {endpoint}, which serves, while not everything can be read"));
+            }
+            let same = self.spec.upstreams.get(name).filter(|upstream| upstream.query == routed.upstream.query);
+            if let (None, Some(query)) = (&endpoint.container, same.and_then(|upstream| upstream.query.as_ref())) {
+                let answer = after.consul().catalog.get(query).and_then(|view| view.known());
+                let fresh = answer.is_some_and(|answer| {
+                    after.now.duration_since(answer.shrunk_at) < SignedDuration::from_secs(10)
+                        && !answer.instances.iter().any(|i| i.owner.is_none())
+                });
+                ensure(!fresh, format!("{name} loses {endpoint}, since the catalog suddenly answers nothing"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A roll-out of the service to what the spec says was given up.
+fn turned_back(state: &State, service: &Service) -> bool {
+    let directory = state.world.directory.known();
+    directory.into_iter().flat_map(|directory| directory.pins_of(&service.name)).any(|pin| match pin {
+        Pin::Failed { hash, .. } | Pin::RolledBack { from: hash, .. } => *hash == service.hash,
+        Pin::Hold { .. } | Pin::AllowRemovals { .. } => false,
     })
 }
 
-/// It is fit, and neither Consul's check nor an operator keeps it out of traffic.
-fn serves(state: &State, id: &str) -> bool {
-    let consul = state.world.consul.known();
-    let registrations = consul.into_iter().flat_map(|consul| consul.registrations.values());
-    let hindered = registrations.filter(|registration| registration.container == id).any(|registration| {
-        matches!(registration.maintenance, Maintenance::Operator { .. })
-            || registration.checks.values().any(|check| check.status != CheckStatus::Passing)
-    });
-    fit(state, id) && !hindered
+fn is_operators(maintenance: &Maintenance) -> bool {
+    matches!(maintenance, Maintenance::Operator { .. })
 }
 
-fn stop(before: &State, id: &str, spec: &Spec) -> Result<(), String> {
-    if before.loaded_routes().any(|(_, container)| container == id) {
-        return Err("it stops what nginx routes to".to_owned());
+/// What a pass must not leave undone: judged over the whole wave, when everything can be seen.
+pub fn undone(state: &State, spec: &Spec, steps: &[Step]) -> Verdict {
+    if state.hidden.any() {
+        return Ok(());
     }
-    let registered = container(before, id).is_some_and(|container| container.registers);
-    match before.hidden {
-        Some(System::Consul) if registered => return Err("it stops a registered one without seeing Consul".to_owned()),
-        Some(System::Nginx) if registered => return Err("it stops a registered one without seeing nginx".to_owned()),
-        _ => {}
-    }
-    if let Some(last) = before.last_routed.get(id) {
-        // The shortest drain of all: the oracle does not know which upstream it was.
-        let drain = spec.upstreams.values().map(|upstream| upstream.drain).min().unwrap_or(Duration::from_secs(5));
-        let waited = before.now.duration_since(*last);
-        if waited < jiff::SignedDuration::try_from(drain).expect("a short drain") {
-            return Err(format!(
-                "it stops {waited:#} after nginx was last seen routing to it, and the drain is {drain:?}"
-            ));
+    let consul = state.consul();
+    let nginx = state.nginx();
+    // Who died is unrouted in the pass that sees it.
+    let hindered = state.refuses
+        || !nginx.included
+        || nginx.listens.values().any(|listen| *listen != ListenState::Free)
+        || nginx.generations.values().any(|generation| generation.rejected.is_some())
+        || !matches!(nginx.loaded, Loaded::Generation(_))
+        || !state.nginx_runs();
+    let acts = steps.iter().any(|step| step.action.system() == System::Nginx);
+    if !hindered && !acts {
+        for (upstream, id) in state.routes() {
+            let keeps = spec
+                .upstreams
+                .get(upstream)
+                .is_some_and(|upstream| upstream.when_empty == reeve::spec::upstream::WhenEmpty::Keep);
+            let dead = state.container(id).is_none_or(|container| !container.state.running());
+            ensure(keeps || !dead, format!("{upstream} goes on routing to {id}, which is dead"))?;
         }
     }
-    Ok(())
-}
-
-fn existing(state: &State, service: &str) -> usize {
-    let containers = state.world.docker.known().into_iter().flat_map(|docker| docker.containers.values());
-    containers.filter(|container| container.service == service).count()
-}
-
-fn stop_first(spec: &Service) -> bool {
-    spec.update.order == Some(UpdateOrder::StopFirst)
-}
-
-fn surge(before: &State, after: &State, service: &Service) -> Result<(), String> {
-    let most = service.replicas + if stop_first(service) { 0 } else { service.update.parallelism.max(1) };
-    let most = usize::try_from(most).expect("few");
-    let now = existing(after, &service.name);
-    if now > existing(before, &service.name) && now > most {
-        return Err(format!("{now} containers of {}, and {most} are the most", service.name));
+    // Nobody passes by what another container earned.
+    let about = |id: &str| {
+        steps.iter().any(|step| match &step.action {
+            Action::Consul(
+                ConsulAction::Deregister { id: own }
+                | ConsulAction::SetHealth { id: own, .. }
+                | ConsulAction::Drain { id: own, .. },
+            ) => own == id,
+            Action::Consul(ConsulAction::Register(new)) => new.id == id,
+            _ => false,
+        })
+    };
+    for registration in consul.registrations.values() {
+        let gone = state.container(&registration.container).is_none();
+        let believed = registration.maintenance == Maintenance::Off && passes(registration);
+        if gone && believed && !about(&registration.id) {
+            return Err(format!("{} passes in Consul, and its container is gone", registration.id));
+        }
     }
-    Ok(())
-}
-
-fn start(before: &State, after: &State, id: &str) -> Result<(), String> {
-    let Some(started) = container(after, id) else { return Ok(()) };
-    let docker = after.world.docker.known().ok_or("Docker is not there")?;
-    let ports: BTreeSet<u16> = started.published.iter().map(|published| published.host).collect();
-    let clash = docker.containers.values().find(|other| {
-        other.id != started.id
-            && matches!(other.state, ContainerState::Running { .. } | ContainerState::Paused { .. })
-            && other.published.iter().any(|published| ports.contains(&published.host))
-    });
-    if let Some(other) = clash {
-        return Err(format!("its port is held by {}", other.name));
-    }
-    let nginx = before.world.nginx.known().ok_or("nginx is not there")?;
-    let stuck = before.hidden.is_some() || nginx.generations.values().any(|generation| generation.rejected.is_some());
-    let routed = before.loaded().into_iter().any(|(_, generation)| {
-        let mut endpoints = generation.manifest.upstreams.values().flat_map(|routed| &routed.endpoints);
-        endpoints.any(|endpoint| ports.contains(&endpoint.port))
-    });
-    if routed && !stuck {
-        return Err("it starts where nginx already sends requests".to_owned());
-    }
-    Ok(())
-}
-
-/// Endpoints of each upstream that serve, by what nginx runs.
-fn capacity(state: &State, planned: &State) -> BTreeMap<String, usize> {
-    let mut capacity = BTreeMap::new();
-    for (_, generation) in state.loaded() {
-        for (name, routed) in &generation.manifest.upstreams {
-            let serving = routed.endpoints.iter().filter(|endpoint| match &endpoint.container {
-                // What only this wave brings back was not there to be kept.
-                Some(container) => serves(state, container) && serves(planned, container),
-                None => true,
+    // What an agent lost is back in one pass.
+    if consul.leader.is_some() {
+        let replaced = replaced_networks(state, spec);
+        for container in state.docker().containers.values() {
+            let Some(service) = spec.services.get(&container.service) else { continue };
+            let declared = service.register.iter().any(|register| register.check.is_some());
+            let healthy = container.state.running()
+                && match container.health {
+                    Health::Healthy => true,
+                    Health::None => !declared || container.probe == Some(Probe::Passing),
+                    Health::Starting | Health::Unhealthy(_) => false,
+                };
+            let alone = state
+                .docker()
+                .containers
+                .values()
+                .filter(|other| other.service == container.service && other.slot == container.slot)
+                .count()
+                == 1;
+            let image = state.docker().images.get(&service.config.image);
+            let wanted = service.hash == container.hash
+                && container.slot <= service.replicas
+                && image.is_none_or(|image| image.id == container.image_id);
+            let registered = consul.registrations.values().any(|r| r.container == container.id);
+            // Docker cannot change a network in place: everything on it has to go.
+            let stays = service.config.networks.keys().all(|name| !replaced.contains(name));
+            let lost = !service.register.is_empty() && healthy && alone && wanted && stays && !registered;
+            let makes = steps.iter().any(|step| match &step.action {
+                Action::Consul(ConsulAction::Register(new)) => new.container == container.id,
+                _ => false,
             });
-            capacity.insert(name.clone(), serving.count());
+            // The name may still be that of another container, or a stranger's.
+            let id = format!(":{}:", container.name);
+            let free = !consul.registrations.keys().chain(consul.strangers.keys()).any(|known| known.contains(&id));
+            if lost && free && !makes {
+                return Err(format!("{} is healthy, and nobody registers it", container.name));
+            }
         }
     }
-    capacity
-}
-
-fn load(planned: &State, before: &State, after: &State, spec: &Spec) -> Result<(), String> {
-    let blind = before.hidden.is_some();
-    for (upstream, id) in after.loaded_routes() {
-        let was = before.loaded_routes().any(|route| route == (upstream, id));
-        if !fit(after, id) && !blind {
-            return Err(format!("it loads {upstream} with {id}, which is not healthy (routed before: {was})"));
-        }
-    }
-    let (had, has) = (capacity(before, planned), capacity(after, planned));
-    for (name, before_count) in had {
-        let Some(upstream) = spec.upstreams.get(&name) else { continue };
-        let query = upstream.query.as_ref().expect("every upstream asks");
-        let must: u32 = spec
-            .services
-            .values()
-            .filter(|service| service.register.iter().any(|register| register.name == query.service))
-            .map(|service| {
-                let missing = if stop_first(service) { service.update.parallelism.max(1) } else { 0 };
-                service.replicas.saturating_sub(missing)
-            })
-            .sum();
-        let must = before_count.min(usize::try_from(must).expect("few"));
-        let now = has.get(&name).copied().unwrap_or(0);
-        if now < must {
-            return Err(format!("{name} goes from {before_count} to {now} endpoints that serve, and {must} must"));
+    // The agent's word is the HEALTHCHECK's.
+    for registration in consul.registrations.values() {
+        let Some(check) = registration.checks.get(&format!("{}:health", registration.id)) else { continue };
+        let Some(container) = state.container(&registration.container) else { continue };
+        let unhealthy = container.state.running() && matches!(container.health, Health::Unhealthy(_));
+        let draining = registration.maintenance != Maintenance::Off || !spec.services.contains_key(&container.service);
+        if unhealthy && check.status == CheckStatus::Passing && !draining && !about(&registration.id) {
+            return Err(format!("{} is unhealthy, and Consul is not told", container.name));
         }
     }
     Ok(())

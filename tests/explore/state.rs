@@ -1,35 +1,94 @@
 //! A state of the exploration: the world, what the oracle remembers of it, and what is going on around.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use reeve::observed::{ContainerState, Generation, GenerationId, Loaded, Observed, View};
+use reeve::observed::{Consul, Container, Docker, GenerationId, Loaded, Manifest, Nginx, NginxProcess, Observed, View};
 use reeve::plan::System;
-
-/// Older than this is old: no wait of the planner is longer.
-const OLD: i64 = 40;
 
 #[derive(Debug, Clone)]
 pub struct State {
     pub world: Observed,
     pub now: Timestamp,
     pub spec: usize,
-    /// When each container was last seen routed by what nginx runs; the planner does not know this.
-    pub last_routed: BTreeMap<String, Timestamp>,
+    pub ghost: Ghost,
     /// Faults that may still happen.
     pub faults: u32,
+    /// Passes that may still see a view one write behind.
+    pub stale: u32,
+    /// The views as they were before the last write to each backend.
+    pub older: Older,
     /// What cannot be read at present.
-    pub hidden: Option<System>,
+    pub hidden: Hidden,
     /// nginx refuses what is written now.
     pub refuses: bool,
-    /// Something that will be put right by others when nothing else happens any more.
+    /// What others will put right when nothing else happens any more.
     pub ills: Vec<Ill>,
-    /// Somebody took what the spec wants: the end is another one.
-    pub stranger: bool,
+    /// Somebody took what this service wants, for good: the end is another one.
+    pub stranger: Option<Taken>,
     /// This way had its crash.
     pub crashed: bool,
+}
+
+/// What the planner cannot know, and the oracle does.
+#[derive(Debug, Clone, Default)]
+pub struct Ghost {
+    /// By container: when nginx last routed to it, and the longest drain of those upstreams.
+    pub routed: BTreeMap<String, (Timestamp, Duration)>,
+    /// What nginx's live workers really run, whatever is on the disk.
+    pub running: Vec<(GenerationId, Arc<Manifest>)>,
+    /// Containers that were drained under the present spec.
+    pub drained: BTreeSet<String>,
+    /// All was as the spec before said when the present one came.
+    pub settled: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Taken {
+    pub service: String,
+    /// How many replicas of it served when that happened.
+    pub served: u32,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Older {
+    pub docker: Option<Arc<View<Docker>>>,
+    pub consul: Option<Arc<View<Consul>>>,
+    pub nginx: Option<Arc<View<Nginx>>>,
+}
+
+/// A view that is one write behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behind {
+    Docker,
+    /// Agent and catalog.
+    Consul,
+    Catalog,
+    Nginx,
+}
+
+impl Behind {
+    pub const ALL: [Self; 4] = [Self::Docker, Self::Consul, Self::Catalog, Self::Nginx];
+}
+
+/// Backends that cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Hidden(pub u8);
+
+impl Hidden {
+    pub const SYSTEMS: [System; 4] = [System::Docker, System::Consul, System::Nginx, System::Directory];
+
+    pub fn has(self, system: System) -> bool {
+        let index = Self::SYSTEMS.iter().position(|one| *one == system);
+        index.is_some_and(|index| self.0 & (1 << index) != 0)
+    }
+
+    pub fn any(self) -> bool {
+        self.0 != 0
+    }
 }
 
 /// What others broke and will mend.
@@ -38,123 +97,142 @@ pub enum Ill {
     Unhealthy(String),
     Critical(String),
     Maintenance(String),
+    Leader,
+    Include,
+    Listen(u16),
+    /// The foreign instances of a query's answer.
+    Catalog(String),
 }
 
 impl State {
     /// What the planner sees.
-    pub fn seen(&self) -> Observed {
-        let mut seen = self.world.clone();
-        let reason = || "it does not answer".to_owned();
-        match self.hidden {
-            Some(System::Docker) => seen.docker = View::Unknown { reason: reason(), since: self.now },
-            Some(System::Consul) => seen.consul = View::Unknown { reason: reason(), since: self.now },
-            Some(System::Nginx) => seen.nginx = View::Unknown { reason: reason(), since: self.now },
-            Some(System::Directory) | None => {}
+    pub fn seen(&self, behind: Option<Behind>) -> Cow<'_, Observed> {
+        if !self.hidden.any() && behind.is_none() {
+            return Cow::Borrowed(&self.world);
         }
-        seen
+        let mut seen = self.world.clone();
+        match behind {
+            Some(Behind::Docker) => replace(&mut seen.docker, self.older.docker.as_ref()),
+            Some(Behind::Consul) => replace(&mut seen.consul, self.older.consul.as_ref()),
+            Some(Behind::Nginx) => replace(&mut seen.nginx, self.older.nginx.as_ref()),
+            Some(Behind::Catalog) => {
+                let older = self.older.consul.as_ref().and_then(|older| older.known());
+                if let (Some(older), Some(present)) = (older, seen.consul.known_mut()) {
+                    // Queries of a new spec have no older answer.
+                    for (query, answer) in &mut present.catalog {
+                        if let Some(before) = older.catalog.get(query) {
+                            answer.clone_from(before);
+                        }
+                    }
+                }
+            }
+            None => {}
+        }
+        let since = self.now;
+        for system in Hidden::SYSTEMS.into_iter().filter(|system| self.hidden.has(*system)) {
+            let reason = || "it does not answer".to_owned();
+            match system {
+                System::Docker => seen.docker = View::Unknown { reason: reason(), since },
+                System::Consul => seen.consul = View::Unknown { reason: reason(), since },
+                System::Nginx => seen.nginx = View::Unknown { reason: reason(), since },
+                System::Directory => seen.directory = View::Unknown { reason: reason(), since },
+            }
+        }
+        Cow::Owned(seen)
+    }
+
+    /// Before an action: the view that a pass may still see afterwards.
+    pub fn keep_older(&mut self, system: System) {
+        if self.stale == 0 {
+            return;
+        }
+        match system {
+            System::Docker => self.older.docker = Some(Arc::new(self.world.docker.clone())),
+            System::Consul => self.older.consul = Some(Arc::new(self.world.consul.clone())),
+            System::Nginx => self.older.nginx = Some(Arc::new(self.world.nginx.clone())),
+            System::Directory => {}
+        }
     }
 
     /// The oracle looks at what nginx runs.
     pub fn remember(&mut self) {
-        let now = self.now;
-        let routed: Vec<String> = self.loaded_routes().map(|(_, container)| container.to_owned()).collect();
-        for container in routed {
-            self.last_routed.insert(container, now);
+        if let Some(nginx) = self.world.nginx.known() {
+            let ids: Vec<&GenerationId> = match &nginx.loaded {
+                Loaded::Generation(id) => vec![id],
+                Loaded::Mixed(ids) => ids.iter().collect(),
+                Loaded::Nothing | Loaded::Stranger(_) => Vec::new(),
+            };
+            let before = &self.ghost.running;
+            let same = before.len() == ids.len() && before.iter().zip(&ids).all(|((known, _), id)| known == *id);
+            if !same {
+                let manifest = |id: &GenerationId| {
+                    let known = before.iter().find(|(known, _)| known == id).map(|(_, manifest)| manifest.clone());
+                    known.or_else(|| Some(nginx.generations.get(id)?.manifest.clone()))
+                };
+                let running = ids.into_iter().filter_map(|id| Some((id.clone(), manifest(id)?))).collect();
+                self.ghost.running = running;
+            }
+        }
+        for (_, manifest) in &self.ghost.running {
+            for routed in manifest.upstreams.values() {
+                for container in routed.endpoints.iter().filter_map(|endpoint| endpoint.container.as_ref()) {
+                    let drain = routed.upstream.drain;
+                    match self.ghost.routed.get_mut(container) {
+                        Some((last, longest)) => {
+                            *longest = if *last == self.now { drain.max(*longest) } else { drain };
+                            *last = self.now;
+                        }
+                        None => {
+                            self.ghost.routed.insert(container.clone(), (self.now, drain));
+                        }
+                    }
+                }
+            }
         }
         let docker = self.world.docker.known();
-        self.last_routed.retain(|container, _| docker.is_some_and(|docker| docker.containers.contains_key(container)));
+        let there = |container: &String| docker.is_some_and(|docker| docker.containers.contains_key(container));
+        self.ghost.routed.retain(|container, _| there(container));
+        self.ghost.drained.retain(there);
     }
 
-    pub fn loaded(&self) -> Vec<(&GenerationId, &Generation)> {
-        let Some(nginx) = self.world.nginx.known() else { return Vec::new() };
-        let find = |id: &GenerationId| nginx.generations.get_key_value(id);
-        match &nginx.loaded {
-            Loaded::Generation(id) => find(id).into_iter().collect(),
-            Loaded::Mixed(ids) => ids.iter().filter_map(find).collect(),
-            Loaded::Nothing | Loaded::Stranger(_) => Vec::new(),
-        }
-    }
-
-    /// Upstream and container of every endpoint of ours that nginx runs.
-    pub fn loaded_routes(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.loaded().into_iter().flat_map(|(_, generation)| {
-            generation.manifest.upstreams.iter().flat_map(|(name, routed)| {
+    /// Upstream and container of every endpoint of ours that some live worker routes to.
+    pub fn routes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.ghost.running.iter().flat_map(|(_, manifest)| {
+            manifest.upstreams.iter().flat_map(|(name, routed)| {
                 routed.endpoints.iter().filter_map(|e| Some((name.as_str(), e.container.as_deref()?)))
             })
         })
     }
 
-    /// Equal for states that behave alike: ages in place of times, without the history of generations.
-    pub fn key(&self) -> u64 {
-        let age = |time: Timestamp| self.now.duration_since(time).as_secs().min(OLD);
-        let mut text = String::new();
-        let _ = write!(text, "{} {} {:?} {} {:?}", self.spec, self.faults, self.hidden, self.refuses, self.ills);
-        let _ = write!(text, "{} {}", self.stranger, self.crashed);
-        for (container, last) in &self.last_routed {
-            let _ = write!(text, "\n{container} {}", age(*last));
-        }
-        if let Some(docker) = self.world.docker.known() {
-            for (id, container) in &docker.containers {
-                let state = match &container.state {
-                    ContainerState::Running { started_at } => format!("running {}", age(*started_at)),
-                    ContainerState::Paused { .. } => "paused".to_owned(),
-                    ContainerState::Exited { code, started_at, finished_at } => {
-                        format!("exited {code} {:?} {:?}", started_at.map(age), finished_at.map(age))
-                    }
-                    other => format!("{other:?}"),
-                };
-                let addresses: Vec<_> = container.networks.iter().map(|(n, e)| (n, e.address)).collect();
-                let _ = write!(
-                    text,
-                    "\n{id} {} {state} {:?} {:?} {addresses:?} {:?} {}",
-                    container.hash.short(),
-                    container.health,
-                    container.probe,
-                    container.published,
-                    container.image_id,
-                );
-            }
-            let _ = write!(text, "\n{:?} {:?} {:?}", docker.strangers, docker.networks.keys(), docker.volumes.keys());
-            for network in docker.networks.values() {
-                let _ = write!(text, "{} {:?}", network.attached, network.config);
-            }
-        }
-        if let Some(consul) = self.world.consul.known() {
-            for r in consul.registrations.values() {
-                let drain = r.drain_start.map(age);
-                let _ = write!(
-                    text,
-                    "\n{} {} {}:{} {:?} {} {:?} {:?} {drain:?} {:?}",
-                    r.id, r.name, r.address, r.port, r.tags, r.container, r.maintenance, r.checks, r.check_digest
-                );
-            }
-            for (query, view) in &consul.catalog {
-                let _ = write!(text, "\n{query}");
-                if let Some(catalog) = view.known() {
-                    let _ = write!(text, " {:?} {}", catalog.instances, age(catalog.shrunk_at).min(11));
-                }
-            }
-        }
-        if let Some(nginx) = self.world.nginx.known() {
-            let _ = write!(text, "\n{:?} {} {:?}", nginx.process, age(nginx.loaded_since).min(11), nginx.listens);
-            for id in nginx.current.iter().chain(self.loaded().into_iter().map(|(id, _)| id)) {
-                let generation = nginx.generations.get(id);
-                let _ = write!(
-                    text,
-                    "\n{} {:?}",
-                    id.hash,
-                    generation.map(|g| (&g.manifest.upstreams, &g.damaged, g.rejected.is_some()))
-                );
-            }
-            // More than are kept: one of them is about to be removed.
-            let _ = write!(text, "\n{}", nginx.generations.len().saturating_sub(5));
-            let rejected = nginx.generations.iter().filter_map(|(id, g)| Some((id, g.rejected.as_ref()?)));
-            for (id, rejection) in rejected {
-                let _ = write!(text, "\nrejected {} {}", id.hash, age(rejection.at));
-            }
-        }
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        hasher.finish()
+    pub fn routed(&self, container: &str) -> bool {
+        self.routes().any(|(_, routed)| routed == container)
+    }
+
+    pub fn docker(&self) -> &Docker {
+        self.world.docker.known().expect("the world itself is always known")
+    }
+
+    pub fn consul(&self) -> &Consul {
+        self.world.consul.known().expect("the world itself is always known")
+    }
+
+    pub fn nginx(&self) -> &Nginx {
+        self.world.nginx.known().expect("the world itself is always known")
+    }
+
+    pub fn nginx_runs(&self) -> bool {
+        matches!(self.nginx().process, NginxProcess::Running { .. })
+    }
+
+    /// By id, or by name for what was made in the same wave.
+    pub fn container(&self, id: &str) -> Option<&Container> {
+        let docker = self.docker();
+        docker.containers.get(id).or_else(|| docker.containers.values().find(|container| container.name == id))
+    }
+}
+
+fn replace<T: Clone>(view: &mut View<T>, older: Option<&Arc<View<T>>>) {
+    if let Some(older) = older {
+        *view = View::clone(older);
     }
 }
