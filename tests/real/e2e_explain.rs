@@ -1,5 +1,6 @@
 //! `reeve explain`: it tells of real replicas and endpoints why they are in or out, and what was done; and it never writes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -7,6 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::program::Outcome;
+use crate::support::shop::{WEB, WEB_2};
 use crate::support::snapshot::Snapshot;
 use crate::support::{Shop, Site, check, docker, eventually, http};
 
@@ -223,4 +225,48 @@ fn a_held_service_is_left_as_it_is_until_it_is_released() {
     site.reeve(&["-p", &site.project, "release", "web"]).success().says("No daemon runs");
     site.reeve(&["apply", "--timeout", "60s"]).success();
     site.serves(site.listen(), "web", 2).expect("both serve");
+}
+
+#[test]
+fn a_rollback_goes_to_what_served_before_and_stays_until_it_is_released() {
+    let site = Site::new("goback");
+    let shop = Shop::new(&site, 2);
+    let images = |site: &Site| {
+        let all: BTreeSet<String> = site.containers().into_iter().map(|one| one.image).collect();
+        all.into_iter().collect::<Vec<_>>()
+    };
+    let mut daemon = site.run(&shop);
+    site.reeve(&["rollback", "web"]).exits(1).says("no other configuration of web is kept");
+    site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop.clone() });
+    eventually("the new one serves", || {
+        check(images(&site) == [WEB_2], || format!("{:?}", images(&site)))?;
+        daemon.converged()
+    });
+    site.reeve(&["explain", "web"]).success().says("`reeve rollback` can go back to it");
+
+    let said = site.reeve(&["rollback", "web"]).success();
+    said.says("is rolled back from").says(WEB).says("The daemon has taken it.");
+    eventually("the old one serves", || {
+        check(images(&site) == [WEB], || format!("{:?}", images(&site)))?;
+        site.serves(site.listen(), "web", 2)
+    });
+    assert_eq!(daemon.metric("reeve_service_pinned{pin=\"rolled_back\",service=\"web\"}"), 1.0);
+    site.reeve(&["rollback", "web"]).success().says("is rolled back already");
+    site.reeve(&["hold", "web"]).success();
+    site.reeve(&["release", "web"]).success().says("is held no more").says("is rolled back no more");
+    eventually("the spec counts again", || {
+        check(images(&site) == [WEB_2], || format!("{:?}", images(&site)))?;
+        daemon.converged()
+    });
+    // It stays also while no daemon runs.
+    site.reeve(&["rollback", "web"]).success();
+    eventually("the old one serves again", || check(images(&site) == [WEB], || format!("{:?}", images(&site))));
+    daemon.lives();
+    drop(daemon);
+    let mut daemon = site.start(&[]);
+    eventually("it has looked", || daemon.waits(&["service web", "rolled back"]).map(drop));
+    daemon.makes_passes(1);
+    assert_eq!(images(&site), [WEB]);
+    site.serves(site.listen(), "web", 2).expect("both serve");
+    daemon.lives();
 }
