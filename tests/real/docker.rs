@@ -489,10 +489,10 @@ async fn an_image_that_is_nowhere_says_what_to_do() {
     let error = scene.fail(pull("no such?image")).await;
     assert!(matches!(&error, ActionError::Permanent(why) if why.contains("no image reference")), "{error}");
     let mut new = scene.new_container(ContainerConfig::default());
-    new.config =
-        Arc::new(ContainerConfig { image: "localhost/reeve-is-not-here:1".to_owned(), ..(*new.config).clone() });
+    new.image = "localhost/reeve-is-not-here:1".to_owned();
     let error = scene.fail(DockerAction::CreateContainer(Box::new(new))).await;
-    assert!(matches!(&error, ActionError::Conflict(why) if why.contains("no image localhost/reeve-is-not-here:1")));
+    let why = "no image localhost/reeve-is-not-here:1";
+    assert!(matches!(&error, ActionError::Conflict(text) if text.contains(why)), "{error}");
 }
 
 #[tokio::test]
