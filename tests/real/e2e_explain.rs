@@ -236,6 +236,7 @@ fn a_rollback_goes_to_what_served_before_and_stays_until_it_is_released() {
         all.into_iter().collect::<Vec<_>>()
     };
     let mut daemon = site.run(&shop);
+    site.keeps("web");
     site.reeve(&["rollback", "web"]).exits(1).says("no other configuration of web is kept");
     site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop.clone() });
     eventually("the new one serves", || {

@@ -139,7 +139,7 @@ fn a_bad_version_is_rolled_back_and_stays_so() {
     let daemon = site.start(&[]);
     eventually("the first version serves", || daemon.converged());
     // What changes before its check has run has not served yet, and there is nothing to roll back to.
-    eventually("it is kept", || check(site.state().join("kept/web.json").exists(), || "not yet".to_owned()));
+    site.keeps("web");
     let before = site.containers();
 
     let traffic = Traffic::start(site.listen());
@@ -244,7 +244,7 @@ fn a_replica_that_dies_while_it_is_watched_fails_the_roll_out() {
     let daemon = site.start(&[]);
     eventually("the first version serves", || daemon.converged());
     // What changes before its check has run has not served yet, and there is nothing to roll back to.
-    eventually("it is kept", || check(site.state().join("kept/web.json").exists(), || "not yet".to_owned()));
+    site.keeps("web");
     let before = site.containers();
     let traffic = Traffic::start(site.listen());
     site.write_spec(&shop.good());

@@ -225,6 +225,12 @@ impl Site {
         check(seen == wanted, || format!("answers of {seen:?}, but {wanted:?} run"))
     }
 
+    /// What serves of the service is kept: from now on another version can be rolled back from.
+    pub fn keeps(&self, service: &str) {
+        let kept = self.state().join(format!("kept/{service}.json"));
+        eventually("what serves is kept", || check(kept.exists(), || format!("no {}", kept.display())));
+    }
+
     /// What nginx says that it has loaded.
     pub fn loaded(&self) -> Option<String> {
         let answer = http::get(self.ports.probe(), "/").ok()?;
