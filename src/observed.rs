@@ -374,6 +374,9 @@ pub struct Catalog {
     /// When the set of passing instances last lost one, or since when this process watches: an answer that is suddenly
     /// small is not believed until it has lasted.
     pub shrunk_at: Timestamp,
+    /// When it could be read again after it could not: what it says then may be of the time in which the agent was cut off.
+    /// `None`: this process has seen no such gap.
+    pub returned_at: Option<Timestamp>,
     /// The same for instances, by node and id, as `Docker::flapping`.
     pub flapping: BTreeMap<(String, String), Timestamp>,
 }

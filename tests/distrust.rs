@@ -81,6 +81,18 @@ fn a_small_loss_is_believed_at_once() {
 }
 
 #[test]
+fn after_a_gap_a_small_loss_is_not_believed_at_once_either() {
+    let mut scene = Scene::new(2, 4);
+    let returned = scene.now;
+    scene.catalog(|catalog| catalog.returned_at = Some(returned));
+    scene.lose(&FOREIGN[..1]);
+    assert_eq!(scene.endpoints(), (6, 6), "its check may have failed because the agent was cut off");
+    assert!(scene.waits().contains("distrust"));
+    scene.now += SignedDuration::from_secs(10);
+    assert_eq!(scene.endpoints(), (6, 5));
+}
+
+#[test]
 fn a_large_loss_is_believed_when_it_has_lasted() {
     let mut scene = Scene::new(2, 4);
     scene.lose(&FOREIGN);

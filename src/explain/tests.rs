@@ -49,7 +49,12 @@ fn observed() -> Observed {
         ..instance(9, false, Some("check tcp is critical: refused"))
     };
     let instances = vec![instance(1, true, None), instance(2, true, None), instance(3, false, None), stranger];
-    let catalog = Catalog { instances, shrunk_at: world::at(-60), flapping: std::collections::BTreeMap::new() };
+    let catalog = Catalog {
+        instances,
+        shrunk_at: world::at(-60),
+        returned_at: None,
+        flapping: std::collections::BTreeMap::new(),
+    };
     observed.consul.known_mut().expect("known").catalog.insert(query, View::Known(catalog));
     observed
 }

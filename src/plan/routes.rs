@@ -257,10 +257,13 @@ impl<'a> Planner<'a> {
         let lost: Vec<&Endpoint> =
             missing.iter().copied().filter(|old| same && !self.loss_explained(&answer, old)).collect();
         let share = usize::from(self.context.distrust_percent);
-        let believed_at = after(answer.catalog.shrunk_at, self.context.distrust_for);
+        // An agent that was cut off tells for a moment what its checks saw meanwhile (seen): then no loss is believed at once.
+        let large = lost.len() * 100 > share * in_force.len();
+        let since = answer.catalog.returned_at.into_iter().chain(large.then_some(answer.catalog.shrunk_at)).max();
+        let believed_at = since.map(|since| after(since, self.context.distrust_for)).filter(|until| *until > self.now);
         let object = ObjectKey::Upstream(routed.upstream.name.clone());
-        let sudden = !lost.is_empty() && lost.len() * 100 > share * in_force.len() && self.holds(Gate::Distrust);
-        if sudden && believed_at > self.now {
+        let sudden = !lost.is_empty() && self.holds(Gate::Distrust);
+        if let Some(believed_at) = believed_at.filter(|_| sudden) {
             let reason = format!(
                 "the catalog suddenly lost {} of {} endpoints; they stay until that has lasted",
                 lost.len(),

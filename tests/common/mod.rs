@@ -141,9 +141,10 @@ pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
                 trouble: None,
             })
             .collect();
-        consul
-            .catalog
-            .insert(query.clone(), View::Known(Catalog { instances, shrunk_at: now, flapping: BTreeMap::new() }));
+        consul.catalog.insert(
+            query.clone(),
+            View::Known(Catalog { instances, shrunk_at: now, returned_at: None, flapping: BTreeMap::new() }),
+        );
     }
 }
 

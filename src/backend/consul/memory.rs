@@ -25,6 +25,9 @@ pub(super) struct Memory {
 struct Past {
     /// Node and id of the instances that passed in the last answer, and when that set last lost one.
     passing: Option<(BTreeSet<(String, String)>, Timestamp)>,
+    /// It could not be read since the last answer.
+    gap: bool,
+    returned_at: Option<Timestamp>,
     unreadable: Option<Unreadable>,
     flapping: Flapping<(String, String)>,
 }
@@ -56,6 +59,9 @@ impl Memory {
             .collect();
         let past = self.queries.entry(query.clone()).or_default();
         past.unreadable = None;
+        if std::mem::take(&mut past.gap) && past.passing.is_some() {
+            past.returned_at = Some(now);
+        }
         let shrunk_at = match &past.passing {
             Some((before, shrunk_at)) if before.is_subset(&passing) => *shrunk_at,
             Some(_) | None => now,
@@ -63,7 +69,12 @@ impl Memory {
         past.passing = Some((passing, shrunk_at));
         let seen = instances.iter().map(|one| ((one.node.clone(), one.id.clone()), one.passing));
         let flapping = past.flapping.observe(seen, now);
-        View::Known(Catalog { instances, shrunk_at, flapping })
+        View::Known(Catalog { instances, shrunk_at, returned_at: past.returned_at, flapping })
+    }
+
+    /// The agent itself cannot be read: no query could be asked.
+    pub fn unreachable(&mut self) {
+        self.queries.values_mut().for_each(|past| past.gap = true);
     }
 
     /// `rests`: it is not asked again for a while. What passed before stays remembered: a smaller set after a gap
@@ -76,6 +87,7 @@ impl Memory {
         now: (Timestamp, Instant),
     ) -> View<Catalog> {
         let past = self.queries.entry(query.clone()).or_default();
+        past.gap = true;
         let since = past.unreadable.as_ref().map_or(now.0, |unreadable| unreadable.since);
         let rests_until = rests.then(|| now.1 + REST_AFTER_TIME_OUT);
         past.unreadable = Some(Unreadable { reason: reason.clone(), since, rests_until });
@@ -155,6 +167,21 @@ mod tests {
         assert_eq!(shrunk_at(&mut memory, &[("a", true)], 3), at(3));
         memory.keep_only(&BTreeSet::new());
         assert_eq!(shrunk_at(&mut memory, &[("a", true)], 9), at(9));
+    }
+
+    #[test]
+    fn the_end_of_a_gap_is_known_and_a_start_is_none() {
+        let mut memory = Memory::default();
+        let returned_at = |memory: &mut Memory, second: i64| {
+            memory.read(&query(), instances(&[("a", true)]), at(second)).known().expect("it was read").returned_at
+        };
+        memory.unreadable(&query(), "not there yet".to_owned(), false, (at(1), Instant::now()));
+        assert_eq!(returned_at(&mut memory, 2), None, "nothing was known before");
+        memory.unreachable();
+        assert_eq!(returned_at(&mut memory, 4), Some(at(4)));
+        assert_eq!(returned_at(&mut memory, 5), Some(at(4)));
+        memory.unreadable(&query(), "gone".to_owned(), false, (at(6), Instant::now()));
+        assert_eq!(returned_at(&mut memory, 7), Some(at(7)));
     }
 
     #[test]

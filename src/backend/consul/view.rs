@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::Consul;
 use super::http::{Failure, Request};
+use super::memory::Memory;
 use super::wire::{self, AgentSelf, AutopilotHealth, CatalogNode, Check, Entry, NodeServices, Service};
 use crate::observed::{self, Catalog, Interest, Node, Registration, View};
 use crate::spec::upstream::CatalogQuery;
@@ -40,6 +41,14 @@ impl Consul {
     /// # Errors
     /// The agent cannot be read: the complete reason, with Consul's own words.
     pub async fn view(&self, interest: &Interest) -> Result<observed::Consul, ViewError> {
+        let view = self.look(interest).await;
+        if view.is_err() {
+            self.remembering(Memory::unreachable);
+        }
+        view
+    }
+
+    async fn look(&self, interest: &Interest) -> Result<observed::Consul, ViewError> {
         let (me, services, checks, leader, peers) = tokio::join!(
             self.client.json::<AgentSelf>(Request::get(&["v1", "agent", "self"], AGENT_LIMIT)),
             self.client.json::<BTreeMap<String, Service>>(Request::get(&["v1", "agent", "services"], AGENT_LIMIT)),
