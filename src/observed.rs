@@ -5,6 +5,7 @@
 //! things can never change a plan.
 
 mod directory;
+mod nginx;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,10 +17,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol, Secret};
-use crate::spec::upstream::{CatalogQuery, Listen, Upstream};
+use crate::spec::upstream::{CatalogQuery, Listen};
 use crate::spec::{Check, Owner};
 
 pub use directory::{Configuration, Directory, Kept, Pin, same_image};
+pub use nginx::{
+    Endpoint, Generation, GenerationId, ListenState, Loaded, Manifest, Nginx, NginxProcess, Rejection, RoutedUpstream,
+    Stage,
+};
 
 /// A backend's answer. `Unknown` is not empty: nothing that depends on it may be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -402,226 +407,6 @@ pub struct Instance {
     pub container: Option<String>,
     /// Why it does not pass, or is in maintenance, for the person who reads it. Nothing is decided by it.
     pub trouble: Option<String>,
-}
-
-// ---------------------------------------------------------------------------------------------- nginx
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nginx {
-    /// `1.22.1`.
-    pub version: String,
-    /// The line that the main configuration must contain, and whether it does.
-    pub include_line: String,
-    pub included: bool,
-    /// Path of the main configuration.
-    pub config: String,
-    /// `worker_shutdown_timeout` of the main configuration; without one, a worker that is shutting down lives until its
-    /// last connection closes.
-    pub worker_shutdown_timeout: Option<String>,
-    pub process: NginxProcess,
-    /// What `current` points at.
-    pub current: Option<GenerationId>,
-    pub generations: BTreeMap<GenerationId, Generation>,
-    pub loaded: Loaded,
-    /// Sources of the templates that `current` and the loaded generations were rendered from, by digest.
-    pub templates: BTreeMap<String, Arc<str>>,
-    /// Since when this process has seen exactly that. A restart only makes it later, which only prolongs a wait.
-    pub loaded_since: Timestamp,
-    /// Generations of workers that are shutting down but still alive.
-    pub retiring_workers: usize,
-    /// For each listen address of the interest that the loaded generation does not hold: can it be bound?
-    pub listens: BTreeMap<Listen, ListenState>,
-    /// Digests of the TLS files that the upstreams of the interest name, by upstream and path; an unreadable one is an
-    /// error in words.
-    pub tls: BTreeMap<String, BTreeMap<String, Result<String, String>>>,
-}
-
-impl Nginx {
-    /// The generation that is in force or should be: the loaded one, else the current one, else the newest one that nginx
-    /// has accepted.
-    pub fn accepted(&self) -> Option<(&GenerationId, &Generation)> {
-        let loaded = match &self.loaded {
-            Loaded::Generation(id) => self.generations.get_key_value(id),
-            Loaded::Nothing | Loaded::Mixed(_) | Loaded::Stranger(_) => None,
-        };
-        let good = |(_, generation): &(&GenerationId, &Generation)| generation.rejected.is_none();
-        let current = || self.current.as_ref().and_then(|id| self.generations.get_key_value(id)).filter(good);
-        let newest = || self.generations.iter().filter(good).max_by_key(|(id, one)| (one.created_at, *id));
-        loaded.or_else(current).or_else(newest)
-    }
-
-    /// What stands for nginx with `nginx.mode: off`: nothing of ours is loaded, and never will be.
-    pub fn off(now: Timestamp) -> Self {
-        Self {
-            version: String::new(),
-            include_line: String::new(),
-            included: true,
-            config: String::new(),
-            process: NginxProcess::Stopped,
-            current: None,
-            generations: BTreeMap::new(),
-            loaded: Loaded::Nothing,
-            templates: BTreeMap::new(),
-            loaded_since: now,
-            retiring_workers: 0,
-            listens: BTreeMap::new(),
-            tls: BTreeMap::new(),
-            worker_shutdown_timeout: None,
-        }
-    }
-
-    /// `nginx.mode: off`.
-    pub fn unmanaged(&self) -> bool {
-        self.config.is_empty()
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NginxProcess {
-    Stopped,
-    Running {
-        master: i32,
-    },
-    /// Workers serve, but their master is gone: they go on serving and block the ports.
-    Orphans {
-        pids: Vec<i32>,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Loaded {
-    /// Nothing answers on the probe port: no generation is loaded.
-    Nothing,
-    /// Every live worker runs it.
-    Generation(GenerationId),
-    /// More than one answered: a reload is under way, or was lost half-way.
-    Mixed(BTreeSet<GenerationId>),
-    /// The probe port answers something that is not ours.
-    Stranger(String),
-}
-
-/// `<hash>-<n>`: the digest of what it was rendered from, and a number that tells a rewritten one from an edited one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct GenerationId {
-    pub hash: String,
-    pub number: u32,
-}
-
-impl fmt::Display for GenerationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.hash, self.number)
-    }
-}
-
-impl GenerationId {
-    /// The reverse of `Display`; `None` for anything else.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (hash, number) = text.rsplit_once('-')?;
-        let plain = !hash.is_empty() && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let number = number.parse().ok()?;
-        plain.then(|| Self { hash: hash.to_owned(), number })
-    }
-}
-
-/// One generation on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Generation {
-    pub manifest: Arc<Manifest>,
-    /// Names of files whose bytes are not the manifest's (edited), that are missing, or that do not belong. With
-    /// `manifest.json` among them the manifest is empty, and what the generation routes to is not known.
-    pub damaged: Vec<String>,
-    pub created_at: Timestamp,
-    /// nginx refused it, in the check or when it should load it.
-    pub rejected: Option<Rejection>,
-    /// The files' present text, by name; only of the generation that `current` points at.
-    pub files: BTreeMap<String, Arc<str>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// nginx's own message.
-    pub message: String,
-    pub at: Timestamp,
-    pub stage: Stage,
-}
-
-/// What nginx refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Stage {
-    /// The check (`nginx -t`): nothing of it was ever in force.
-    #[default]
-    Check,
-    /// The load, after it had passed the check: what was loaded before stayed in force.
-    Load,
-    /// The start of nginx, after it had passed the check: nothing is in force.
-    Start,
-}
-
-/// `manifest.json` of a generation: what it was rendered from, and what it wrote.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Manifest {
-    pub owner: String,
-    /// Digest of the template's source.
-    pub template: String,
-    pub upstreams: BTreeMap<String, RoutedUpstream>,
-    /// SHA-256 of each file, by name.
-    pub files: BTreeMap<String, String>,
-    /// The upstreams in which it differs from what was in force when it was made (one that it lacks, too): should nginx
-    /// refuse it, one of them is at fault. With how often nginx had refused this very content before.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub suspects: BTreeMap<String, u32>,
-    /// How often nginx had refused this template before.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub template_refused: u32,
-}
-
-/// An upstream with the endpoints that it routes to: all that a generation is rendered from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct RoutedUpstream {
-    pub upstream: Upstream,
-    /// Sorted, so that equal sets render equal bytes.
-    pub endpoints: Vec<Endpoint>,
-    /// Digests of the TLS files: renewed files are a new generation.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub files: BTreeMap<String, String>,
-}
-
-/// One `address:port` that nginx sends requests to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Endpoint {
-    pub address: String,
-    pub port: u16,
-    #[serde(default = "one")]
-    pub weight: u32,
-    /// Container id, when it is one of our replicas.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<String>,
-}
-
-fn one() -> u32 {
-    1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like this")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.address.contains(':') {
-            write!(f, "[{}]:{}", self.address, self.port)
-        } else {
-            write!(f, "{}:{}", self.address, self.port)
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenState {
-    Free,
-    /// The system's words.
-    Taken(String),
 }
 
 // ---------------------------------------------------------------------------------------------- what to look at
