@@ -9,6 +9,7 @@ mod capacity;
 pub mod changes;
 pub mod context;
 mod culprits;
+mod dependencies;
 pub mod display;
 pub mod facts;
 pub mod gates;
@@ -63,24 +64,29 @@ pub fn wanted_generation(
     now: Timestamp,
     context: &Context<'_>,
 ) -> Result<action::NewGeneration, crate::render::RenderError> {
-    let effective = pins::effective(spec, observed);
-    let mut planner = planner::Planner::new(spec, &effective, observed, now, context);
-    planner.hold_mass_removal();
-    planner.call_rosters();
-    planner.replicas();
-    planner.registrations();
-    planner.wanted_generation()
+    judged(spec, observed, now, context, |mut planner| planner.wanted_generation())
 }
 
 /// What the planner thinks of every endpoint and replica: the same computation as `plan`, asked for its reasons.
 pub fn verdicts(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<'_>) -> verdict::Verdicts {
+    judged(spec, observed, now, context, |planner| planner.verdicts())
+}
+
+/// A planner that has decided on everything but nginx, asked for something else than its steps.
+fn judged<T>(
+    spec: &Spec,
+    observed: &Observed,
+    now: Timestamp,
+    context: &Context<'_>,
+    ask: impl FnOnce(planner::Planner<'_>) -> T,
+) -> T {
     let effective = pins::effective(spec, observed);
     let mut planner = planner::Planner::new(spec, &effective, observed, now, context);
     planner.hold_mass_removal();
     planner.call_rosters();
     planner.replicas();
     planner.registrations();
-    planner.verdicts()
+    ask(planner)
 }
 
 /// What a step is about. Steps of one object are applied in order; objects are applied in parallel.
