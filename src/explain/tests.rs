@@ -1,3 +1,5 @@
+//! What `explain` says of worlds in memory.
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! The answers of the daemon's server, over real loopback connections.
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

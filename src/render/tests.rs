@@ -1,3 +1,5 @@
+//! What is rendered, and what is refused. Whether nginx accepts it is `tests/real`'s.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

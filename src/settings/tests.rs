@@ -1,3 +1,5 @@
+//! Where settings come from, which source wins, and what errors say.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,3 +1,5 @@
+//! What `create` sends to the engine for a configuration, as JSON. No engine is asked: what one makes of it is `tests/real`'s.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
