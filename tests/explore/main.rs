@@ -12,12 +12,17 @@ mod fault;
 #[cfg(debug_assertions)]
 mod gates;
 mod key;
+mod loads;
 mod measure;
 mod oracle;
 mod scenario;
 mod scenarios;
 mod search;
 mod state;
+mod tally;
+mod undone;
+mod visit;
+mod wave;
 
 use std::time::Instant;
 

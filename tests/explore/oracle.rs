@@ -4,18 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use reeve::observed::{
-    CheckStatus, ContainerState, GenerationId, Health, ListenState, Loaded, Maintenance, NginxProcess, Pin, Probe,
-    Registration,
-};
-use reeve::plan::action::{
-    Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration, NginxAction,
-};
+use reeve::observed::{ContainerState, Health, ListenState, Maintenance, Pin, Probe, Registration};
+use reeve::plan::action::{Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration};
 use reeve::plan::{Step, System};
 use reeve::spec::container::MountSource;
 use reeve::spec::{DependencyCondition, Service, Spec};
 
-use crate::measure::{fit, parallelism, passes, replaced_networks, serving, stop_first};
+use crate::measure::{fit, parallelism, passes, serving, stop_first};
 use crate::state::State;
 
 /// What is known when a wave is judged.
@@ -29,9 +24,9 @@ pub struct Judge<'s> {
     pub held: bool,
 }
 
-type Verdict = Result<(), String>;
+pub type Verdict = Result<(), String>;
 
-fn ensure(holds: bool, otherwise: impl Into<String>) -> Verdict {
+pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Verdict {
     if holds { Ok(()) } else { Err(otherwise.into()) }
 }
 
@@ -401,101 +396,6 @@ impl Judge<'_> {
         }
         Ok(())
     }
-
-    fn nginx(&self, state: &State, action: &NginxAction) -> Verdict {
-        let nginx = state.nginx();
-        let checked = |id: &GenerationId| {
-            let generation = nginx.generations.get(id);
-            generation.is_some_and(|g| g.rejected.is_none() && g.damaged.is_empty())
-        };
-        let free = |id: &GenerationId| {
-            let upstreams = nginx.generations.get(id).into_iter().flat_map(|g| g.manifest.upstreams.values());
-            !upstreams
-                .map(|routed| routed.upstream.listen)
-                .any(|listen| nginx.listens.get(&listen).is_some_and(|state| matches!(state, ListenState::Taken(_))))
-        };
-        match action {
-            NginxAction::SwitchGeneration { id } => {
-                ensure(checked(id), "it switches to what has not passed the check")?;
-                ensure(free(id), "it switches to what listens on somebody else's port")?;
-                ensure(nginx.included, "it switches to what the main configuration does not include")
-            }
-            NginxAction::Reload { expect } => {
-                ensure(!matches!(nginx.process, NginxProcess::Orphans { .. }), "it reloads an nginx without a master")?;
-                // A reload of another one than `current` is refused.
-                let refused = nginx.current.as_ref() != Some(expect);
-                ensure(refused || checked(expect), "it loads what has not passed the check")?;
-                ensure(refused || free(expect), "it loads what listens on somebody else's port")
-            }
-            NginxAction::Start { expect } => ensure(checked(expect), "it starts with what has not passed the check"),
-            NginxAction::RemoveGeneration { id } => {
-                let runs = state.ghost.running.iter().any(|(running, _)| running == id);
-                ensure(!runs, "it removes the generation that nginx runs")?;
-                ensure(nginx.current.as_ref() != Some(id), "it removes the generation that `current` points at")
-            }
-            NginxAction::WriteGeneration(_) | NginxAction::QuitOrphans { .. } => Ok(()),
-        }
-    }
-
-    /// What was loaded: `before` and `after` the reload.
-    pub fn loaded(&self, before: &State, after: &State) -> Verdict {
-        if before.ghost.running.iter().map(|(id, _)| id).eq(after.ghost.running.iter().map(|(id, _)| id)) {
-            return Ok(());
-        }
-        let blind = self.planned.hidden.any() || self.stale;
-        for (upstream, id) in after.routes() {
-            // By what the wave could see: nobody sees what happens while it is applied.
-            let healthy = |state: &State| state.container(id).is_some_and(fit);
-            if !healthy(after) && !healthy(self.planned) && !blind {
-                let was = before.routes().any(|route| route == (upstream, id));
-                let keeps = self
-                    .spec
-                    .upstreams
-                    .get(upstream)
-                    .is_some_and(|upstream| upstream.when_empty == reeve::spec::upstream::WhenEmpty::Keep);
-                ensure(keeps && was, format!("it loads {upstream} with {id}, which is not healthy"))?;
-            }
-        }
-        // Unknown is not empty, and what suddenly vanishes is not believed at once.
-        let lost = before
-            .ghost
-            .running
-            .iter()
-            .flat_map(|(_, manifest)| &manifest.upstreams)
-            .flat_map(|(name, routed)| routed.endpoints.iter().map(move |endpoint| (name, routed, endpoint)));
-        for (name, routed, endpoint) in lost {
-            let stays = after.ghost.running.iter().all(|(_, manifest)| {
-                manifest.upstreams.get(name).is_some_and(|now| {
-                    now.endpoints.iter().any(|e| (&e.address, e.port) == (&endpoint.address, endpoint.port))
-                })
-            });
-            if stays {
-                continue;
-            }
-            let serves = match &endpoint.container {
-                Some(id) => after.container(id).is_some_and(|container| serving(after, container).believed),
-                None => true,
-            };
-            let blind = self.planned.hidden.has(System::Docker) || self.planned.hidden.has(System::Consul);
-            let draining = endpoint.container.as_ref().is_some_and(|id| {
-                let mut registrations = after.consul().registrations.values();
-                registrations.any(|r| r.container == *id && r.maintenance != Maintenance::Off)
-            });
-            if blind && serves && !draining {
-                return Err(format!("{name} loses {endpoint}, which serves, while not everything can be read"));
-            }
-            let same = self.spec.upstreams.get(name).filter(|upstream| upstream.query == routed.upstream.query);
-            if let (None, Some(query)) = (&endpoint.container, same.and_then(|upstream| upstream.query.as_ref())) {
-                let answer = after.consul().catalog.get(query).and_then(|view| view.known());
-                let fresh = answer.is_some_and(|answer| {
-                    after.now.duration_since(answer.shrunk_at) < SignedDuration::from_secs(10)
-                        && !answer.instances.iter().any(|i| i.owner.is_none())
-                });
-                ensure(!fresh, format!("{name} loses {endpoint}, since the catalog suddenly answers nothing"))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A roll-out of the service to what the spec says was given up.
@@ -509,100 +409,4 @@ fn turned_back(state: &State, service: &Service) -> bool {
 
 fn is_operators(maintenance: &Maintenance) -> bool {
     matches!(maintenance, Maintenance::Operator { .. })
-}
-
-/// What a pass must not leave undone: judged over the whole wave, when everything can be seen.
-pub fn undone(state: &State, spec: &Spec, steps: &[Step]) -> Verdict {
-    if state.hidden.any() {
-        return Ok(());
-    }
-    let consul = state.consul();
-    let nginx = state.nginx();
-    // Who died is unrouted in the pass that sees it.
-    let hindered = state.refuses
-        || !nginx.included
-        || nginx.listens.values().any(|listen| *listen != ListenState::Free)
-        || nginx.generations.values().any(|generation| generation.rejected.is_some())
-        || !matches!(nginx.loaded, Loaded::Generation(_))
-        || !state.nginx_runs();
-    let acts = steps.iter().any(|step| step.action.system() == System::Nginx);
-    if !hindered && !acts {
-        for (upstream, id) in state.routes() {
-            let keeps = spec
-                .upstreams
-                .get(upstream)
-                .is_some_and(|upstream| upstream.when_empty == reeve::spec::upstream::WhenEmpty::Keep);
-            let dead = state.container(id).is_none_or(|container| !container.state.running());
-            ensure(keeps || !dead, format!("{upstream} goes on routing to {id}, which is dead"))?;
-        }
-    }
-    // Nobody passes by what another container earned.
-    let about = |id: &str| {
-        steps.iter().any(|step| match &step.action {
-            Action::Consul(
-                ConsulAction::Deregister { id: own }
-                | ConsulAction::SetHealth { id: own, .. }
-                | ConsulAction::Drain { id: own, .. },
-            ) => own == id,
-            Action::Consul(ConsulAction::Register(new)) => new.id == id,
-            _ => false,
-        })
-    };
-    for registration in consul.registrations.values() {
-        let gone = state.container(&registration.container).is_none();
-        let believed = registration.maintenance == Maintenance::Off && passes(registration);
-        if gone && believed && !about(&registration.id) {
-            return Err(format!("{} passes in Consul, and its container is gone", registration.id));
-        }
-    }
-    // What an agent lost is back in one pass.
-    if consul.leader.is_some() {
-        let replaced = replaced_networks(state, spec);
-        for container in state.docker().containers.values() {
-            let Some(service) = spec.services.get(&container.service) else { continue };
-            let declared = service.register.iter().any(|register| register.check.is_some());
-            let healthy = container.state.running()
-                && match container.health {
-                    Health::Healthy => true,
-                    Health::None => !declared || container.probe == Some(Probe::Passing),
-                    Health::Starting | Health::Unhealthy(_) => false,
-                };
-            let alone = state
-                .docker()
-                .containers
-                .values()
-                .filter(|other| other.service == container.service && other.slot == container.slot)
-                .count()
-                == 1;
-            let image = state.docker().images.get(&service.config.image);
-            let wanted = service.hash == container.hash
-                && container.slot <= service.replicas
-                && image.is_none_or(|image| image.id == container.image_id);
-            let registered = consul.registrations.values().any(|r| r.container == container.id);
-            // Docker cannot change a network in place: everything on it has to go.
-            let stays = service.config.networks.keys().all(|name| !replaced.contains(name));
-            let lost = !service.register.is_empty() && healthy && alone && wanted && stays && !registered;
-            let makes = steps.iter().any(|step| match &step.action {
-                Action::Consul(ConsulAction::Register(new)) => new.container == container.id,
-                _ => false,
-            });
-            // The name may still be that of another container, or a stranger's.
-            let id = format!(":{}:", container.name);
-            let free = !consul.registrations.keys().chain(consul.strangers.keys()).any(|known| known.contains(&id));
-            if lost && free && !makes {
-                return Err(format!("{} is healthy, and nobody registers it", container.name));
-            }
-        }
-    }
-    // The agent's word is the HEALTHCHECK's.
-    for registration in consul.registrations.values() {
-        let Some(check) = registration.checks.get(&format!("{}:health", registration.id)) else { continue };
-        let Some(container) = state.container(&registration.container) else { continue };
-        let unhealthy = container.state.running() && matches!(container.health, Health::Unhealthy(_));
-        let draining = registration.maintenance != Maintenance::Off || !spec.services.contains_key(&container.service);
-        if unhealthy && check.status == CheckStatus::Passing && !draining && !about(&registration.id) {
-            return Err(format!("{} is unhealthy, and Consul is not told", container.name));
-        }
-    }
-    Ok(())
 }

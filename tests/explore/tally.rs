@@ -1,0 +1,66 @@
+//! What was done that somebody may notice, and how much of it one crash may cost.
+
+use reeve::plan::Action;
+use reeve::plan::action::{DockerAction, NginxAction};
+
+use crate::state::State;
+
+/// What was done that somebody may notice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub creates: u32,
+    pub stops: u32,
+    pub reloads: u32,
+}
+
+impl Tally {
+    /// What was done already is not done again.
+    pub fn count(&mut self, action: &Action, state: &State) {
+        match action {
+            Action::Docker(DockerAction::CreateContainer(new)) if state.container(&new.name).is_none() => {
+                self.creates += 1
+            }
+            Action::Docker(DockerAction::StopContainer { id, .. })
+                if state.container(id).is_some_and(|container| container.state.running()) =>
+            {
+                self.stops += 1;
+            }
+            Action::Nginx(NginxAction::Reload { .. } | NginxAction::Start { .. }) => self.reloads += 1,
+            _ => {}
+        }
+    }
+
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            creates: self.creates + other.creates,
+            stops: self.stops + other.stops,
+            reloads: self.reloads + other.reloads,
+        }
+    }
+
+    pub fn beyond(self, other: Self) -> Self {
+        Self {
+            creates: self.creates.saturating_sub(other.creates),
+            stops: self.stops.saturating_sub(other.stops),
+            reloads: self.reloads.saturating_sub(other.reloads),
+        }
+    }
+
+    pub fn most(self, other: Self) -> Self {
+        Self {
+            creates: self.creates.max(other.creates),
+            stops: self.stops.max(other.stops),
+            reloads: self.reloads.max(other.reloads),
+        }
+    }
+}
+
+/// What one crash, or one fault of a kind, may cost at most beside what would have been done without it.
+pub fn too_much(kind: &str, more: Tally) -> Option<String> {
+    let most = match kind {
+        "crash" | "stale" => Tally { creates: 0, stops: 0, reloads: 2 },
+        _ => return None,
+    };
+    let over = more.beyond(most);
+    (over != Tally::default()).then(|| format!("one {kind} costs {more:?} more, where {most:?} are the most"))
+}
