@@ -353,9 +353,16 @@ impl<'a> Planner<'a> {
                 self.step(object, Action::Consul(deregister), "its container is gone");
                 continue;
             };
-            let leaving_service = !self.spec.services.contains_key(&registration.service);
-            if self.retiring.contains(registration.container.as_str()) || leaving_service {
+            if self.retiring.contains(registration.container.as_str()) {
                 // `retire` goes on with it, in its order.
+                continue;
+            }
+            if registration.maintenance == Maintenance::Off {
+                // As long as it stays Consul gives it out, and that has to be true: its container may be the reason why
+                // nothing takes over.
+                self.health(container, registration);
+            }
+            if !self.spec.services.contains_key(&registration.service) {
                 continue;
             }
             if let Some(held) = self.removals_held.clone() {

@@ -97,7 +97,7 @@ pub fn undone(state: &State, spec: &Spec, steps: &[Step]) -> Verdict {
         let Some(check) = registration.checks.get(&format!("{}:health", registration.id)) else { continue };
         let Some(container) = state.container(&registration.container) else { continue };
         let unhealthy = container.state.running() && matches!(container.health, Health::Unhealthy(_));
-        let draining = registration.maintenance != Maintenance::Off || !spec.services.contains_key(&container.service);
+        let draining = registration.maintenance != Maintenance::Off;
         if unhealthy && check.status == CheckStatus::Passing && !draining && !about(&registration.id) {
             return Err(format!("{} is unhealthy, and Consul is not told", container.name));
         }
