@@ -6,8 +6,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::Timestamp;
 use reeve::observed::{
-    CheckStatus, Consul, ContainerState, Docker, Health, Loaded, Maintenance, Nginx, NginxProcess, Pin, Probe, View,
+    CheckStatus, Configuration, Consul, ContainerState, Docker, Health, Loaded, Maintenance, Nginx, NginxProcess, Pin,
+    Probe, View,
 };
+use reeve::spec::Service;
 
 use crate::state::State;
 
@@ -39,6 +41,7 @@ impl State {
         consul(&self.world.consul, &ages, h);
         nginx(&self.world.nginx, &ages, h);
         if let Some(directory) = self.world.directory.known() {
+            (directory.pins.len(), directory.kept.len()).hash(h);
             for pin in &directory.pins {
                 match pin {
                     Pin::AllowRemovals { spec } => (0_u8, spec).hash(h),
@@ -48,8 +51,10 @@ impl State {
                 }
             }
             for (service, kept) in &directory.kept {
-                let before = kept.before.as_ref().map(|before| (before.service.hash.as_str(), &before.image_id));
-                (service, kept.present.service.hash.as_str(), &kept.present.image_id, before).hash(h);
+                service.hash(h);
+                configuration(&kept.present, h);
+                kept.before.is_some().hash(h);
+                kept.before.iter().for_each(|before| configuration(before, h));
             }
         }
         if self.stale > 0 {
@@ -68,6 +73,13 @@ impl State {
         }
         hasher.finish()
     }
+}
+
+/// What is kept is written anew when it differs, and not only when the hash of its containers does.
+fn configuration(kept: &Configuration, h: &mut DefaultHasher) {
+    let Service { hash, depends_on, update, stop_grace_period, register, .. } = kept.service.as_ref();
+    (hash.as_str(), &kept.image_id, stop_grace_period).hash(h);
+    format!("{depends_on:?}{update:?}{register:?}{:?}{:?}", kept.networks, kept.volumes).hash(h);
 }
 
 fn docker(view: &View<Docker>, ages: &Ages, h: &mut DefaultHasher) {
