@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use reeve::observed::{ContainerState, Health, ListenState, Maintenance, Pin, Probe, Registration};
+use reeve::observed::{
+    ContainerState, Endpoint, Health, ListenState, Maintenance, Pin, Probe, Registration, RoutedUpstream,
+};
 use reeve::plan::action::{Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration};
 use reeve::plan::{Step, System};
 use reeve::spec::container::MountSource;
+use reeve::spec::upstream::WhenEmpty;
 use reeve::spec::{DependencyCondition, Service, Spec};
 
 use crate::measure::{fit, parallelism, passes, serving, stop_first};
@@ -237,6 +240,7 @@ impl Judge<'_> {
             || !state.nginx().included
             || state.nginx().listens.values().any(|listen| *listen != ListenState::Free);
         let sent = state.ghost.running.iter().flat_map(|(_, manifest)| manifest.upstreams.values());
+        let sent = sent.filter(|routed| !held_dead(state, routed, service));
         let sent = sent.flat_map(|routed| &routed.endpoints).any(|endpoint| {
             ports.contains(&endpoint.port) && endpoint.container.as_ref().is_some_and(|to| *to != container.id)
         });
@@ -405,6 +409,22 @@ fn turned_back(state: &State, service: &Service) -> bool {
         Pin::Failed { hash, .. } | Pin::RolledBack { from: hash, .. } => *hash == service.hash,
         Pin::Hold { .. } | Pin::AllowRemovals { .. } => false,
     })
+}
+
+/// `when_empty: keep` holds endpoints of which none runs, and nothing that runs could be routed to in their place: nginx
+/// would go on pointing at the port until somebody listens there. The successor that registers what the upstream asks
+/// for takes the port, and with it only requests that are meant for its service.
+fn held_dead(state: &State, routed: &RoutedUpstream, successor: &Service) -> bool {
+    let asked = routed.upstream.query.as_ref();
+    let registers = asked.is_some_and(|query| {
+        let mut declared = successor.register.iter();
+        declared.any(|d| d.name == query.service && query.tag.as_ref().is_none_or(|tag| d.tags.contains(tag)))
+    });
+    let dead = |endpoint: &Endpoint| {
+        let container = endpoint.container.as_ref();
+        container.is_some_and(|id| state.container(id).is_none_or(|container| !container.state.running()))
+    };
+    routed.upstream.when_empty == WhenEmpty::Keep && registers && routed.endpoints.iter().all(dead)
 }
 
 fn is_operators(maintenance: &Maintenance) -> bool {
