@@ -195,7 +195,7 @@ mod tests {
         let mut observed = world::observed();
         observed.directory = View::Known(Directory { kept, ..Directory::default() });
         assert_eq!(entry_in(&observed, ObjectKey::Image("web:0".to_owned()), pull("web:0"), Ok(())).services, ["web"]);
-        let pin = Pin::Hold { service: "db".to_owned(), hash: ConfigHash::of("{}") };
+        let pin = Pin::Hold { service: "db".to_owned(), hash: ConfigHash::of("{}"), digest: String::new() };
         let remove = Action::Directory(DirectoryAction::RemovePin { pin });
         assert_eq!(entry(ObjectKey::Directory, remove).services, ["db"]);
     }

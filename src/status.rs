@@ -305,13 +305,13 @@ fn services(
 fn pins(name: &str, service: Option<&Service>, observed: &Observed) -> Vec<String> {
     let of_service = observed.directory.known().into_iter().flat_map(|directory| directory.pins_of(name));
     let words = of_service.filter_map(|pin| {
-        let (word, hash) = match pin {
-            Pin::Hold { hash, .. } => ("hold", hash),
-            Pin::RolledBack { from, .. } => ("rolled_back", from),
-            Pin::Failed { hash, .. } => ("failed", hash),
+        let word = match pin {
+            Pin::Hold { .. } => "hold",
+            Pin::RolledBack { .. } => "rolled_back",
+            Pin::Failed { .. } => "failed",
             Pin::AllowRemovals { .. } => return None,
         };
-        service.is_none_or(|service| service.hash == *hash).then(|| word.to_owned())
+        service.is_none_or(|service| pin.is_for(service)).then(|| word.to_owned())
     });
     words.collect()
 }

@@ -22,7 +22,7 @@ struct Orders {
     waves: usize,
     /// `later:N`: so many seconds have passed since.
     later: i64,
-    /// `hold:SERVICE`, `failed:SERVICE`, `rolled-back:SERVICE`: pins on what the second spec says.
+    /// `hold:SERVICE`, `failed:SERVICE`, `rolled-back:SERVICE`: pins on what `pinned.yaml` says, or else the second spec.
     pins: Vec<(String, String)>,
     /// What was kept of served configurations is lost.
     history_lost: bool,
@@ -83,7 +83,8 @@ fn plan_of(folder: &Path) -> String {
         }
         waves -= 1;
     }
-    add_pins(&mut world, &orders, &after);
+    let pinned = read(folder, "pinned.yaml").map(|text| spec(&text));
+    add_pins(&mut world, &orders, pinned.as_ref().unwrap_or(&after));
     now += jiff::SignedDuration::from_secs(orders.later);
     tamper::apply(&mut world, &read(folder, "world.txt").unwrap_or_default(), now);
     if orders.held {
@@ -105,15 +106,16 @@ fn add_pins(world: &mut Observed, orders: &Orders, spec: &Spec) {
     for (kind, service) in &orders.pins {
         let wanted = &spec.services[service];
         let image_id = images.get(&wanted.config.image).map(|image| image.id.clone()).unwrap_or_default();
-        let (service, hash) = (service.clone(), wanted.hash.clone());
+        let (service, hash, digest) = (service.clone(), wanted.hash.clone(), wanted.digest());
         directory.pins.insert(match kind.as_str() {
-            "hold" => Pin::Hold { service, hash },
-            "rolled-back" => Pin::RolledBack { service, from: hash, image_id },
+            "hold" => Pin::Hold { service, hash, digest },
+            "rolled-back" => Pin::RolledBack { service, from: hash, digest, image_id },
             _ => {
                 let reason = "replica x: its HEALTHCHECK fails: 500; it was not ready within 60 s".to_owned();
                 Pin::Failed {
                     service,
                     hash,
+                    digest,
                     image_id,
                     at: start(),
                     reason,

@@ -35,7 +35,7 @@ pub struct ReleaseArguments {
 pub fn hold(context: &mut Context, arguments: &HoldArguments) -> anyhow::Result<Exit> {
     let (spec, engine) = pinning::open(context)?;
     let service = pinning::service(&spec, &arguments.service)?;
-    let pin = Pin::Hold { service: service.name.clone(), hash: service.hash.clone() };
+    let pin = Pin::Hold { service: service.name.clone(), hash: service.hash.clone(), digest: service.digest() };
     if pinning::directory(&engine)?.pins.contains(&pin) {
         context.output.line(format_args!("{} is held already; `reeve release {0}` ends it.", service.name))?;
         return Ok(Exit::Success);

@@ -42,7 +42,7 @@ pub fn run(context: &mut Context, arguments: &RollbackArguments) -> anyhow::Resu
         Target::Kept(title) => title,
     };
     let name = &service.name;
-    let pin = Pin::RolledBack { service: name.clone(), from: service.hash.clone(), image_id };
+    let pin = Pin::RolledBack { service: name.clone(), from: service.hash.clone(), digest: service.digest(), image_id };
     engine.world().directory().add_pin(pin).map_err(|error| anyhow::anyhow!("{error}"))?;
     let did = format!(
         "{name} is rolled back from {} ({}) to {rolls_back_to}, until `reeve release {name}` or until the spec says something else of it.",
@@ -70,13 +70,13 @@ fn target(service: &Service, image_id: &str, directory: &Directory) -> anyhow::R
     let name = &service.name;
     for pin in directory.pins_of(name) {
         match pin {
-            Pin::Hold { hash, .. } if *hash == service.hash => {
+            Pin::Hold { .. } if pin.is_for(service) => {
                 anyhow::bail!("{name} is held, so that nothing of it would be changed; `reeve release {name}` first")
             }
-            Pin::RolledBack { from, image_id: of, .. } if *from == service.hash && same_image(of, image_id) => {
+            Pin::RolledBack { image_id: of, .. } if pin.is_for(service) && same_image(of, image_id) => {
                 return Ok(Target::Already(format!("{name} is rolled back already; `reeve release {name}` ends it.")));
             }
-            Pin::Failed { hash, image_id: of, reason, .. } if *hash == service.hash && same_image(of, image_id) => {
+            Pin::Failed { image_id: of, reason, .. } if pin.is_for(service) && same_image(of, image_id) => {
                 return Ok(Target::Already(format!(
                     "{name} was rolled back already, since the roll-out failed: {reason}; `reeve release {name}` tries it again."
                 )));
@@ -157,20 +157,23 @@ mod tests {
     fn a_held_service_is_refused_and_a_second_rollback_says_that_it_is_one() {
         let mut directory = kept(configuration("web:1", "sha256:1"), None);
         let (service, hash) = ("web".to_owned(), version("web:2").hash);
-        directory.pins.insert(Pin::Hold { service: service.clone(), hash: hash.clone() });
+        let digest = version("web:2").digest();
+        directory.pins.insert(Pin::Hold { service: service.clone(), hash: hash.clone(), digest });
         assert!(refused(&directory).contains("`reeve release web` first"));
         directory.pins.clear();
         directory.pins.insert(Pin::RolledBack {
             service: service.clone(),
             from: hash.clone(),
+            digest: String::new(),
             image_id: String::new(),
         });
         assert!(matches!(target(&version("web:2"), "sha256:2", &directory), Ok(Target::Already(_))));
         directory.pins.clear();
         // Pins of another configuration are dead.
         let other = version("web:3").hash;
-        directory.pins.insert(Pin::Hold { service: service.clone(), hash: other.clone() });
-        directory.pins.insert(Pin::RolledBack { service, from: other, image_id: String::new() });
+        let (digest, image_id) = (version("web:3").digest(), String::new());
+        directory.pins.insert(Pin::Hold { service: service.clone(), hash: other.clone(), digest: digest.clone() });
+        directory.pins.insert(Pin::RolledBack { service, from: other, digest, image_id });
         assert!(matches!(target(&version("web:2"), "sha256:2", &directory), Ok(Target::Kept(_))));
     }
 }

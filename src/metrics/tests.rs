@@ -117,7 +117,7 @@ fn a_pin_is_told_as_long_as_it_is_for_what_the_spec_says() {
     let line = "reeve_service_pinned{pin=\"hold\",service=\"web\"} 1";
     for (hash, told) in [(hash, true), (crate::spec::ConfigHash::of("another"), false)] {
         let mut observed = world::observed();
-        let pin = crate::observed::Pin::Hold { service: "web".to_owned(), hash };
+        let pin = crate::observed::Pin::Hold { service: "web".to_owned(), hash, digest: String::new() };
         observed.directory.known_mut().expect("known").pins.insert(pin);
         let (pass, status) = pass(spec.clone(), observed, Plan::default(), Vec::new());
         metrics.observe_pass(&pass, &status);

@@ -30,8 +30,8 @@ impl Directory {
     }
 }
 
-/// A decision that must outlive a restart. One that names a service dies when the hash that the spec gives to that
-/// service is another one, or its image was tagged anew.
+/// A decision that must outlive a restart. One that names a service dies when the spec says something else of that service
+/// (see [`Service::digest`]), or its image was tagged anew.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pin {
@@ -42,6 +42,9 @@ pub enum Pin {
     Failed {
         service: String,
         hash: ConfigHash,
+        /// Of what the spec said of the service. Empty: not known.
+        #[serde(default)]
+        digest: String,
         /// Empty: not known.
         image_id: String,
         at: Timestamp,
@@ -55,12 +58,21 @@ pub enum Pin {
     RolledBack {
         service: String,
         from: ConfigHash,
+        /// Of what the spec said of the service. Empty: not known.
+        #[serde(default)]
+        digest: String,
         /// Empty: not known.
         #[serde(default)]
         image_id: String,
     },
     /// `reeve hold`: nothing of the service is corrected.
-    Hold { service: String, hash: ConfigHash },
+    Hold {
+        service: String,
+        hash: ConfigHash,
+        /// Of what the spec said of the service. Empty: not known.
+        #[serde(default)]
+        digest: String,
+    },
 }
 
 impl Pin {
@@ -72,6 +84,17 @@ impl Pin {
                 Some(service)
             }
         }
+    }
+
+    /// It was made for what the spec says of the service now: its container, its registrations, how it is rolled out.
+    pub fn is_for(&self, service: &Service) -> bool {
+        let (name, hash, digest) = match self {
+            Self::AllowRemovals { .. } => return false,
+            Self::Failed { service, hash, digest, .. }
+            | Self::RolledBack { service, from: hash, digest, .. }
+            | Self::Hold { service, hash, digest } => (service, hash, digest),
+        };
+        *name == service.name && *hash == service.hash && (digest.is_empty() || *digest == service.digest())
     }
 }
 
@@ -128,5 +151,41 @@ impl fmt::Debug for Configuration {
             .field("image", &self.service.config.image)
             .field("image_id", &self.image_id)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{LoadOptions, load_text};
+
+    fn service(register: &str, update: &str, replicas: u32) -> Service {
+        let text = format!(
+            "name: shop\nservices:\n  web:\n    image: localhost/web:1\n    ports: [\"80\"]\n    deploy: {{ replicas: {replicas}, update_config: {{ {update} }} }}\n    register: {register}\n"
+        );
+        let mut spec = load_text(&[("spec.yaml", &text)], &LoadOptions::default()).expect("a valid spec").spec;
+        spec.services.remove("web").expect("it is there")
+    }
+
+    #[test]
+    fn a_pin_is_for_what_the_spec_said_of_the_service_and_not_for_its_container_alone() {
+        let failed = service("{ check: { http: /helth, interval: 1s } }", "monitor: 5s", 2);
+        let pin = |digest: String| Pin::Hold { service: "web".to_owned(), hash: failed.hash.clone(), digest };
+        let pin_of = pin(failed.digest());
+        assert!(pin_of.is_for(&failed));
+        assert!(pin_of.is_for(&service("{ check: { http: /helth, interval: 1s } }", "monitor: 5s", 4)), "scaled");
+        let mended = service("{ check: { http: /health, interval: 1s } }", "monitor: 5s", 2);
+        assert_eq!(mended.hash, failed.hash, "the container is the same");
+        assert!(!pin_of.is_for(&mended), "its check is not");
+        assert!(!pin_of.is_for(&service("{ check: { http: /helth, interval: 1s } }", "monitor: 9s", 2)));
+        assert!(pin(String::new()).is_for(&mended), "written when pins had no digest: the container decides");
+        assert!(!pin_of.is_for(&Service { name: "api".to_owned(), ..failed }));
+    }
+
+    #[test]
+    fn the_digest_of_a_service_is_the_same_in_every_version() {
+        let web = service("{ check: { http: /health, interval: 1s }, tags: [a] }", "monitor: 5s", 2);
+        let known = "v1:b9907d1e876ac7caacf7d981bd2b9182ff695f2de89099ebf07ef3f88f8bc1d7";
+        assert_eq!(web.digest(), known, "a roll-out that failed is tried again if this changes");
     }
 }

@@ -104,10 +104,10 @@ fn instead<'a>(directory: &'a Directory, name: &str, pins: &ServicePins<'_>) -> 
 
 /// Why the pin is of no use any more.
 fn death(pin: &Pin, name: &str, spec: &Spec, observed: &Observed) -> Option<String> {
-    let (hash, image_id) = match pin {
+    let image_id = match pin {
         Pin::AllowRemovals { .. } => return None,
-        Pin::Failed { hash, image_id, .. } | Pin::RolledBack { from: hash, image_id, .. } => (hash, image_id.as_str()),
-        Pin::Hold { hash, .. } => (hash, ""),
+        Pin::Failed { image_id, .. } | Pin::RolledBack { image_id, .. } => image_id.as_str(),
+        Pin::Hold { .. } => "",
     };
     let Some(service) = spec.services.get(name) else {
         // A held one that left the spec stays as long as it is there.
@@ -115,7 +115,8 @@ fn death(pin: &Pin, name: &str, spec: &Spec, observed: &Observed) -> Option<Stri
         let there = docker.containers.values().any(|container| container.service == name);
         return (!there || !matches!(pin, Pin::Hold { .. })).then(|| format!("{name} is not in the spec any more"));
     };
-    if service.hash != *hash {
+    // Not by the container alone: a roll-out fails by a wrong check as well, and mending that changes no container.
+    if !pin.is_for(service) {
         return Some(format!("the spec says something else of {name} by now"));
     }
     let present = observed.docker.known().and_then(|docker| docker.images.get(&service.config.image));

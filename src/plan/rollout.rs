@@ -259,6 +259,7 @@ impl<'a> Planner<'a> {
                         let pin = Pin::Failed {
                             service: service.name.clone(),
                             hash: service.hash.clone(),
+                            digest: service.digest(),
                             image_id: container.image_id.clone(),
                             at: self.now,
                             reason: reason.to_owned(),

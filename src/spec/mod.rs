@@ -134,6 +134,31 @@ impl Service {
         health.saturating_add(check).saturating_mul(2).max(SHORTEST_DEADLINE)
     }
 
+    /// Digest of all that the spec says of the service itself, but for what a rolled back one shares with its successor: how
+    /// many replicas there are, and whether it is a job. Pins are compared by it: a failed roll-out can lie in the
+    /// registration's check or in a deadline as well as in the container.
+    ///
+    /// A key that is added later must not change the digest of a service that does not set it, or every pin dies when
+    /// reeve is upgraded.
+    pub fn digest(&self) -> String {
+        let Self {
+            name: _,
+            replicas: _,
+            config: _,
+            hash,
+            pull_policy,
+            depends_on,
+            job: _,
+            update,
+            stop_grace_period,
+            register,
+            image_id: _,
+        } = self;
+        let said = (hash.as_str(), pull_policy, depends_on, update, stop_grace_period, register);
+        let text = serde_json::to_string(&said).expect("maps have string keys and no value can fail to serialise");
+        ConfigHash::of(&text).as_str().to_owned()
+    }
+
     /// How the engine is asked for its image: by the id of a rollback, else by the reference.
     pub fn image(&self) -> &str {
         self.image_id.as_deref().unwrap_or(&self.config.image)

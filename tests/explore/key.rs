@@ -45,9 +45,9 @@ impl State {
             for pin in &directory.pins {
                 match pin {
                     Pin::AllowRemovals { spec } => (0_u8, spec).hash(h),
-                    Pin::Failed { service, hash, image_id, .. } => (1_u8, service, hash.as_str(), image_id).hash(h),
-                    Pin::RolledBack { service, from, image_id } => (2_u8, service, from.as_str(), image_id).hash(h),
-                    Pin::Hold { service, hash } => (3_u8, service, hash.as_str()).hash(h),
+                    Pin::Failed { service, digest, image_id, .. } => (1_u8, service, digest, image_id).hash(h),
+                    Pin::RolledBack { service, digest, image_id, .. } => (2_u8, service, digest, image_id).hash(h),
+                    Pin::Hold { service, digest, .. } => (3_u8, service, digest).hash(h),
                 }
             }
             for (service, kept) in &directory.kept {
