@@ -285,6 +285,9 @@ pub struct Consul {
     pub catalog: BTreeMap<CatalogQuery, View<Catalog>>,
     /// Ids of our registrations that are in the agent and, for longer than a moment, not in the catalog.
     pub unsynced: BTreeMap<String, Timestamp>,
+    /// Ids of our registrations with a check that has run and does not pass, and since when that is seen: a registration
+    /// begins as passing, so that a check which never passed looks like one that just stopped to.
+    pub failing: BTreeMap<String, Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -326,6 +329,14 @@ pub struct Registration {
     pub maintenance: Maintenance,
     /// By check id, maintenance checks left out.
     pub checks: BTreeMap<String, CheckSeen>,
+}
+
+impl Registration {
+    /// The check that has run and does not pass, and nobody asked for that.
+    pub fn failing(&self) -> Option<&CheckSeen> {
+        let failing = |check: &&CheckSeen| check.status != CheckStatus::Passing && !check.output.is_empty();
+        self.checks.values().find(failing).filter(|_| self.maintenance == Maintenance::Off)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

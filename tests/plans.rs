@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{context, converge, empty_world, execute, look, renderer, spec, start, tamper};
+use common::{context, converge, empty_world, execute, look, renderer, settle, spec, start, tamper};
 use reeve::observed::{Observed, Pin};
 use reeve::plan::preview::Preview;
 use reeve::plan::{Removals, Teardown, display, plan};
@@ -20,6 +20,8 @@ struct Orders {
     without_consul: bool,
     /// `waves:N`: so many waves towards the second spec have been applied before anything happens to the world.
     waves: usize,
+    /// Between these waves containers get healthy, and checks pass.
+    healthy: bool,
     /// `later:N`: so many seconds have passed since.
     later: i64,
     /// `hold:SERVICE`, `failed:SERVICE`, `rolled-back:SERVICE`: pins on what `pinned.yaml` says, or else the second spec.
@@ -37,6 +39,7 @@ impl Orders {
                 "destroy" => orders.destroy = true,
                 "volumes" => orders.volumes = true,
                 "without-consul" => orders.without_consul = true,
+                "healthy" => orders.healthy = true,
                 "history-lost" => orders.history_lost = true,
                 other => match other.split_once(':') {
                     Some(("waves", number)) => orders.waves = number.parse().expect("a number of waves"),
@@ -80,6 +83,9 @@ fn plan_of(folder: &Path) -> String {
         }
         for step in &wave.steps {
             execute(&mut world, &step.action, &context, now);
+        }
+        if orders.healthy {
+            settle(&mut world, &after, now);
         }
         waves -= 1;
     }

@@ -225,7 +225,11 @@ impl<'a> Planner<'a> {
             }
             ContainerState::Removing => self.wait(object, "removing", "Docker is removing it"),
             ContainerState::Running { .. } => match self.facts.fitness(container, Some(service)) {
-                Fitness::Healthy => {}
+                Fitness::Healthy => {
+                    if let (Some(until), Some(reason)) = (deadline, self.failing_check(container)) {
+                        self.wait_until(object, "unhealthy", reason, until);
+                    }
+                }
                 Fitness::Starting(reason) | Fitness::Unhealthy(reason) | Fitness::NotRunning(reason) => {
                     self.wait_deadline(object, "unhealthy", &reason, deadline);
                 }

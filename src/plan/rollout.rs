@@ -20,7 +20,7 @@ use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::replicas::Roster;
 use super::retire::seconds;
-use crate::observed::{CheckStatus, Container, ContainerState, Maintenance, Pin};
+use crate::observed::{Container, ContainerState, Pin};
 use crate::spec::{FailureAction, Service};
 
 /// What the roll-out of one service may do in this wave. The default: whatever else allows.
@@ -153,6 +153,8 @@ impl<'a> Planner<'a> {
             return Verdict::Good;
         }
         let Some(fault) = self.fault(service, container) else { return Verdict::Good };
+        let image = self.facts.docker.and_then(|docker| docker.images.get(service.image()));
+        let deadline = service.deadline(image.is_some_and(|image| image.healthcheck));
         let served = self.facts.ever_routed(&container.id);
         if served || !self.facts.registrations(&container.id).is_empty() {
             // It was fit once. Within the time in which it is watched that is the roll-out's failure, later its own.
@@ -170,12 +172,16 @@ impl<'a> Planner<'a> {
                 return Verdict::Failed(format!("{fault}, within the {} for which it is watched", seconds(monitor)));
             }
             if served {
-                return Verdict::Good;
+                // A registration begins as passing, so that one whose check never passes was routed for a moment, too. It
+                // must not hold the roll-out for ever without a word.
+                return match self.failing_since(container).map(|since| after(since, deadline)) {
+                    None => Verdict::Good,
+                    Some(until) if until > self.now && self.holds(Gate::Deadline) => Verdict::Pending(until),
+                    Some(_) => Verdict::Failed(format!("{fault}; it has not passed for {}", seconds(deadline))),
+                };
             }
         }
         let Some(created) = container.created_at else { return Verdict::Good };
-        let image = self.facts.docker.and_then(|docker| docker.images.get(service.image()));
-        let deadline = service.deadline(image.is_some_and(|image| image.healthcheck));
         // From its creation: a container that crashes again and again is started ever anew.
         match after(created, deadline) {
             until if until > self.now && self.holds(Gate::Deadline) => Verdict::Pending(until),
@@ -217,15 +223,20 @@ impl<'a> Planner<'a> {
                 Some(probe) if !probe.is_empty() => Some(format!("replica {name}: {reason}: {}", one_line(probe))),
                 _ => Some(format!("replica {name}: {reason}")),
             },
-            Fitness::Healthy => {
-                let registrations = self.facts.registrations(&container.id).iter();
-                let ours = registrations.filter(|registration| registration.maintenance == Maintenance::Off);
-                let failing = ours
-                    .flat_map(|registration| &registration.checks)
-                    .find(|(_, check)| check.status != CheckStatus::Passing && !check.output.is_empty());
-                failing.map(|(_, check)| format!("replica {name}: Consul's check fails: {}", one_line(&check.output)))
-            }
+            Fitness::Healthy => Some(format!("replica {name}: {}", self.failing_check(container)?)),
         }
+    }
+
+    /// What Consul says of a check of the container that has run and does not pass.
+    pub(super) fn failing_check(&self, container: &Container) -> Option<String> {
+        let check = self.facts.registrations(&container.id).iter().find_map(|registration| registration.failing())?;
+        Some(format!("Consul's check fails: {}", one_line(&check.output)))
+    }
+
+    /// Since when a check of the container fails, as far as that was watched.
+    fn failing_since(&self, container: &Container) -> Option<Timestamp> {
+        let failing = &self.facts.consul?.failing;
+        self.facts.registrations(&container.id).iter().filter_map(|one| failing.get(&one.id)).min().copied()
     }
 
     /// A new replica failed: what that means for the others.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
     CheckSeen, CheckStatus, Container, ContainerState, Health, Maintenance, NginxProcess, Observed, PublishedPort,
     Stranger, Trouble, View,
@@ -105,6 +105,24 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
                 for instance in catalog.instances.iter_mut().filter(|i| i.container.as_deref() == Some(&id)) {
                     instance.maintenance = true;
                 }
+            }
+        }
+        // Its check has not passed for so many seconds.
+        ["failing", name, seconds] => {
+            let id = replica(world, name).id.clone();
+            let since = now - SignedDuration::from_secs(seconds.parse().expect("a number of seconds"));
+            let consul = world.consul.known_mut().expect("Consul is known");
+            for registration in consul.registrations.values_mut().filter(|r| r.container == id) {
+                let output = "HTTP GET http://172.18.0.5:80/helth: 404 Not Found".to_owned();
+                let check = registration.checks.get_mut(&format!("{}:declared", registration.id));
+                *check.expect("a declared check") = CheckSeen { status: CheckStatus::Critical, output };
+                consul.failing.insert(registration.id.clone(), since);
+            }
+            for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                for instance in catalog.instances.iter_mut().filter(|i| i.container.as_deref() == Some(&id)) {
+                    instance.passing = false;
+                }
+                catalog.shrunk_at = now;
             }
         }
         ["critical", name] => {

@@ -13,13 +13,16 @@ use crate::support::{Shop, Site, check, eventually, http};
 
 /// A shop whose `deploy` section says this of updates, with a deadline that a test can wait for.
 fn shop(site: &Site, replicas: u32, update: &str) -> Updated {
-    Updated { shop: Shop::new(site, replicas), update: format!("deadline: 6s, {update}") }
+    let shop = Shop::new(site, replicas);
+    Updated { shop, update: format!("deadline: 6s, {update}"), check: "/health".to_owned() }
 }
 
 #[derive(Clone)]
 struct Updated {
     shop: Shop,
     update: String,
+    /// The path that Consul asks for.
+    check: String,
 }
 
 impl Updated {
@@ -49,6 +52,7 @@ impl std::fmt::Display for Updated {
         let text = self.shop.to_string();
         let plain = format!("deploy: {{ replicas: {replicas} }}");
         assert!(text.contains(&plain), "{text}");
+        let text = text.replace("http: /health", &format!("http: {}", self.check));
         let update = &self.update;
         f.write_str(
             &text.replace(&plain, &format!("deploy: {{ replicas: {replicas}, update_config: {{ {update} }} }}")),
@@ -182,6 +186,30 @@ fn a_bad_version_is_rolled_back_and_stays_so() {
     let kept = site.state().join("kept/web.json");
     let mode = fs::metadata(&kept).expect("what serves is kept").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_wrong_check_is_rolled_back_and_rolled_out_when_it_is_mended() {
+    let site = Site::new("roll-check");
+    let shop = shop(&site, 2, "failure_action: rollback");
+    site.apply(&shop);
+    site.keeps("web");
+    let before = site.containers();
+    let mut wrong = shop.good();
+    wrong.check = "/health/fail".to_owned();
+    site.write_spec(&wrong);
+    let daemon = site.start(&[]);
+    eventually("it is rolled back", || {
+        let failed = roll_failed(&daemon.status()?)?;
+        let reason = failed["reason"].as_str().unwrap_or_default();
+        check(reason.contains("is wanted in its place") && site.containers() == before, || reason.to_owned())
+    });
+    let reason = roll_failed(&daemon.status().expect("it answers")).expect("it says why").to_string();
+    assert!(reason.contains("Consul's check fails") && reason.contains("405"), "{reason}");
+    // The container is the same as the one that failed.
+    site.write_spec(&shop.good());
+    eventually("the good check is rolled out", || daemon.converged());
+    assert_eq!(running(&site), [(1, WEB_2.to_owned()), (2, WEB_2.to_owned())]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ const REST_AFTER_TIME_OUT: Duration = Duration::from_secs(10);
 pub(super) struct Memory {
     queries: BTreeMap<CatalogQuery, Past>,
     unsynced: BTreeMap<String, Timestamp>,
+    failing: BTreeMap<String, Timestamp>,
 }
 
 #[derive(Default)]
@@ -96,14 +97,14 @@ impl Memory {
 
     /// `missing`: our ids that the agent has and the catalog has not, now.
     pub fn unsynced(&mut self, missing: BTreeSet<String>, now: Timestamp) -> BTreeMap<String, Timestamp> {
-        self.unsynced = missing
-            .into_iter()
-            .map(|id| {
-                let since = self.unsynced.get(&id).copied().unwrap_or(now);
-                (id, since)
-            })
-            .collect();
+        self.unsynced = since(&self.unsynced, missing, now);
         self.unsynced.clone()
+    }
+
+    /// `failing`: our ids with a check that fails, now.
+    pub fn failing(&mut self, failing: BTreeSet<String>, now: Timestamp) -> BTreeMap<String, Timestamp> {
+        self.failing = since(&self.failing, failing, now);
+        self.failing.clone()
     }
 
     /// The catalog could not be asked: what was unsynced stays so, if the agent still has it.
@@ -111,6 +112,19 @@ impl Memory {
         self.unsynced.retain(|id, _| ids(id));
         self.unsynced.clone()
     }
+}
+
+/// Those of now, each with its first time.
+fn since(
+    before: &BTreeMap<String, Timestamp>,
+    now_so: BTreeSet<String>,
+    now: Timestamp,
+) -> BTreeMap<String, Timestamp> {
+    let since = |id: String| {
+        let since = before.get(&id).copied().unwrap_or(now);
+        (id, since)
+    };
+    now_so.into_iter().map(since).collect()
 }
 
 #[cfg(test)]
@@ -217,5 +231,18 @@ mod tests {
         let seen = memory.unsynced(ids(&["b", "c"]), at(4));
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [("b".to_owned(), at(1)), ("c".to_owned(), at(4))]);
         assert_eq!(memory.still_unsynced(|id| id == "b").len(), 1);
+    }
+
+    #[test]
+    fn a_check_that_passed_in_between_fails_anew() {
+        let mut memory = Memory::default();
+        let mut since = |fails: bool, second: i64| {
+            let ids = fails.then(|| "a".to_owned()).into_iter().collect();
+            memory.failing(ids, at(second)).get("a").copied()
+        };
+        assert_eq!(
+            [since(true, 1), since(true, 4), since(false, 5), since(true, 6)],
+            [Some(at(1)), Some(at(1)), None, Some(at(6))]
+        );
     }
 }

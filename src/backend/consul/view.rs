@@ -72,6 +72,9 @@ impl Consul {
             Some(missing) => memory.unsynced(missing, Timestamp::now()),
             None => memory.still_unsynced(|id| registrations.contains_key(id)),
         });
+        let failing =
+            registrations.values().filter(|registration| registration.failing().is_some()).map(|one| one.id.clone());
+        let failing = self.remembering(|memory| memory.failing(failing.collect(), Timestamp::now()));
         let names: BTreeSet<String> = registrations.values().map(|registration| registration.name.clone()).collect();
         self.own_names.send_if_modified(|known| {
             let changed = *known != names;
@@ -89,6 +92,7 @@ impl Consul {
             strangers,
             catalog: catalog.queries,
             unsynced,
+            failing,
         })
     }
 
