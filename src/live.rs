@@ -213,7 +213,11 @@ impl Observe for Live {
 impl Execute for Live {
     async fn execute(&self, action: &Action) -> Result<(), ActionError> {
         let result = match action {
-            Action::Docker(action) => self.docker.execute(action).await,
+            Action::Docker(action) => {
+                let result = self.docker.execute(action).await;
+                self.directory.note(action, &result);
+                result
+            }
             Action::Consul(action) => self.consul.execute(action).await,
             Action::Nginx(action) => match &self.nginx {
                 Some(nginx) => nginx.execute(action).await,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::observed::{
     CheckSeen, CheckStatus, Consul, Container, ContainerState, Directory, Docker, Generation, GenerationId, Health,
     ImageSeen, Instance, ListenState, Loaded, Maintenance, NetworkEndpoint, NetworkSeen, Nginx, NginxProcess, Observed,
-    Probe, PublishedPort, Registration, VolumeSeen,
+    Pin, Probe, PublishedPort, Registration, VolumeSeen,
 };
 use crate::plan::action::{
     Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration, NginxAction,
@@ -38,6 +38,14 @@ impl Observed {
             Action::Docker(action) => {
                 if let Some(docker) = self.docker.known_mut() {
                     docker.after(action, now);
+                }
+                let tried = match action {
+                    DockerAction::CreateContainer(new) => Some(&new.name),
+                    DockerAction::StartContainer { name, .. } => Some(name),
+                    _ => None,
+                };
+                if let (Some(name), Some(directory)) = (tried, self.directory.known_mut()) {
+                    directory.refused.remove(name);
                 }
             }
             Action::Consul(action) => {
@@ -581,6 +589,9 @@ impl Directory {
     fn after(&mut self, action: &DirectoryAction) {
         match action {
             DirectoryAction::AddPin { pin } => {
+                if let Pin::Failed { service, .. } = pin {
+                    self.refused.retain(|_, one| !one.is_of(service));
+                }
                 self.pins.insert(pin.clone());
             }
             DirectoryAction::RemovePin { pin } => {

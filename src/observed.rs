@@ -6,6 +6,7 @@
 
 mod directory;
 mod nginx;
+mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,6 +26,7 @@ pub use nginx::{
     Endpoint, Generation, GenerationId, ListenState, Loaded, Manifest, Nginx, NginxProcess, Rejection, RoutedUpstream,
     Stage,
 };
+pub use refused::{Refused, RefusedNew};
 
 /// A backend's answer. `Unknown` is not empty: nothing that depends on it may be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]

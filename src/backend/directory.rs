@@ -1,9 +1,10 @@
 //! reeve's own folder: whose it is, the pins (decisions that must outlive a restart), and what served before.
 //!
-//! Owns the files `owner`, `pins.json` and `kept/`; the generations in it are `backend::nginx`'s. A file that cannot be understood
+//! Owns the files `owner`, `pins.json`, `refused.json` and `kept/`; the generations in it are `backend::nginx`'s. A file that cannot be understood
 //! is an error with its path, never "no pins": a lost decision must not look like one that was never made.
 
 mod kept;
+mod refused;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -17,9 +18,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use kept::{KeptFiles, KeptView};
+use refused::RefusedFile;
 
 use crate::observed::{self, Pin};
-use crate::plan::DirectoryAction;
+use crate::plan::{DirectoryAction, DockerAction};
 use crate::spec::Owner;
 use crate::world::{ActionError, ViewError, Wake, WakeSource};
 
@@ -34,6 +36,7 @@ pub struct Directory {
     path: PathBuf,
     owner: Owner,
     kept: KeptFiles,
+    refused: RefusedFile,
 }
 
 /// The content of `pins.json`.
@@ -45,8 +48,8 @@ struct Pins {
 
 impl Directory {
     pub fn new(path: PathBuf, owner: Owner) -> Self {
-        let kept = KeptFiles::new(&path);
-        Self { path, owner, kept }
+        let (kept, refused) = (KeptFiles::new(&path), RefusedFile::new(&path));
+        Self { path, owner, kept, refused }
     }
 
     /// What stands in the folder; a folder or file that does not exist holds nothing.
@@ -57,7 +60,7 @@ impl Directory {
         check_owner(&self.path, &self.owner).map_err(ViewError)?;
         let pins = self.read().map_err(ViewError)?;
         let KeptView { kept, unreadable } = self.kept.view().map_err(ViewError)?;
-        Ok(observed::Directory { pins: pins.pins, kept, unreadable })
+        Ok(observed::Directory { pins: pins.pins, kept, unreadable, refused: self.refused.view() })
     }
 
     /// Adds a pin; one that is there already is success.
@@ -76,11 +79,24 @@ impl Directory {
         self.change(|pins| pins.remove(pin))
     }
 
+    /// Notes what became of an action of the engine: see `refused`.
+    pub fn note(&self, action: &DockerAction, result: &Result<(), ActionError>) {
+        if claim(&self.path, &self.owner).is_ok() {
+            self.refused.note(action, result, Timestamp::now());
+        }
+    }
+
     /// # Errors
     /// As the methods that it stands for.
     pub fn execute(&self, action: &DirectoryAction) -> Result<(), ActionError> {
         match action {
-            DirectoryAction::AddPin { pin } => self.add_pin(pin.clone()),
+            DirectoryAction::AddPin { pin } => {
+                self.add_pin(pin.clone())?;
+                if let Pin::Failed { service, .. } = pin {
+                    self.refused.forget(service, Timestamp::now());
+                }
+                Ok(())
+            }
             DirectoryAction::RemovePin { pin } => self.remove_pin(pin),
             DirectoryAction::Keep { service, kept } => {
                 claim(&self.path, &self.owner).map_err(ActionError::Transient)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Refused;
 use crate::spec::container::ConfigHash;
 use crate::spec::{Network, Service, Volume};
 
@@ -21,6 +22,8 @@ pub struct Directory {
     pub kept: BTreeMap<String, Arc<Kept>>,
     /// What was kept of these services cannot be read: with the reason. Only history is lost with it.
     pub unreadable: BTreeMap<String, String>,
+    /// What the engine refused to make or to start, by the replica's name.
+    pub refused: BTreeMap<String, Refused>,
 }
 
 impl Directory {

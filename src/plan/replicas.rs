@@ -188,6 +188,10 @@ impl<'a> Planner<'a> {
             if !matches!(container.state, ContainerState::Removing) {
                 self.connect_networks(service, container);
             }
+            // What the wave turns back from is not begun any more.
+            if rollout.turns_back && container.state == ContainerState::Created {
+                continue;
+            }
             self.keep(service, container, rollout.pending.get(&container.slot).copied());
         }
     }
@@ -345,15 +349,19 @@ impl<'a> Planner<'a> {
             let stop_first = roster.order.order == UpdateOrder::StopFirst;
             let full = room == 0 && self.holds(Gate::Surge);
             let beside = stop_first && self.holds(Gate::StopFirst);
-            let enough = replacements == 0 && self.holds(Gate::Parallelism);
+            // One that the engine refuses takes nothing from the others, if they go on without it.
+            let refused = rollout.refused.contains(&slot);
+            let aside = refused && rollout.passed_over.contains(&slot);
+            let enough = replacements == 0 && !aside && self.holds(Gate::Parallelism);
             // An empty slot serves nobody: it is filled even when nothing more is begun.
-            let waits = rollout.paused.is_some() || rollout.next_at().is_some();
+            let waits = (rollout.paused.is_some() && !refused) || rollout.next_at().is_some();
             if full || (replaces && (beside || enough || waits)) {
                 held.push(slot.to_string());
                 continue;
             }
             let replaced = roster.leaving.iter().find(|leaving| !leaving.surplus && leaving.container.slot == slot);
             match self.create(service, slot, replaced, taken) {
+                Created::Yes if aside => {}
                 Created::Yes => {
                     room = room.saturating_sub(1);
                     if replaces {
@@ -479,9 +487,10 @@ impl<'a> Planner<'a> {
         let mut capacity = Capacity::new(everyone, floor);
         // Under stop-first, replicas that are being replaced right now: on their way out, gone, or new and not ready.
         let replaced = || roster.leaving.iter().filter(|leaving| !leaving.surplus);
+        let aside = rollout.refused.intersection(&rollout.passed_over).count();
         let under_way = self.unready(service, roster, rollout)
             + count(replaced().filter(|leaving| self.on_its_way(leaving.container)).count())
-            + service.replicas.saturating_sub(count(roster.current.len() + replaced().count()));
+            + service.replicas.saturating_sub(count(roster.current.len() + replaced().count() + aside));
         let mut room = if free || !stop_first { u32::MAX } else { parallelism.saturating_sub(under_way) };
         let means = self.means_missing(service, roster);
         // What serves nobody goes first, then what nothing has to take the place of, last what a failed one should replace.

@@ -20,7 +20,7 @@ use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::replicas::Roster;
 use super::retire::seconds;
-use crate::observed::{Container, ContainerState, Pin};
+use crate::observed::{Container, ContainerState, Pin, Refused, same_image};
 use crate::spec::{FailureAction, Service};
 
 /// What the roll-out of one service may do in this wave. The default: whatever else allows.
@@ -32,6 +32,9 @@ pub(super) struct Rollout {
     pub turns_back: bool,
     /// Slots whose new replica failed and does not hold the others.
     pub passed_over: BTreeSet<u32>,
+    /// Slots whose new replica the engine has refused to make for too long. It is tried on: what was missing may be there
+    /// by now.
+    pub refused: BTreeSet<u32>,
     /// By slot: until when its replica may take to be ready.
     pub pending: BTreeMap<u32, Timestamp>,
     /// Until when the newest replica is watched: before that its predecessor stays, and the next one is not begun.
@@ -51,6 +54,16 @@ impl Rollout {
         let delayed = self.delayed.map(|until| (until, "the next one follows after the delay".to_owned()));
         self.watched_until().into_iter().chain(delayed).max_by_key(|(until, _)| *until)
     }
+}
+
+/// A new replica that failed.
+struct Failure<'a> {
+    slot: u32,
+    image_id: &'a str,
+    /// Why, in words.
+    reason: String,
+    /// The last lines of it.
+    log: Vec<String>,
 }
 
 /// How a new replica does.
@@ -88,13 +101,22 @@ impl<'a> Planner<'a> {
             rollout.paused = Some("it was rolled back, and nothing that served before is kept".to_owned());
         }
         let under_way = replaced || self.served_another(service);
-        let mut failed: Vec<(&'a Container, String)> = Vec::new();
+        let mut failed: Vec<Failure<'a>> = Vec::new();
         for container in roster.current.values().copied() {
             match self.verdict(service, roster, container) {
                 Verdict::Good => {}
                 Verdict::Pending(until) => drop(rollout.pending.insert(container.slot, until)),
-                Verdict::Failed(reason) if under_way => failed.push((container, reason)),
+                Verdict::Failed(reason) if under_way => {
+                    let log = container.trouble.as_ref().map(|trouble| trouble.log.clone()).unwrap_or_default();
+                    failed.push(Failure { slot: container.slot, image_id: &container.image_id, reason, log });
+                }
                 Verdict::Failed(_) => {}
+            }
+        }
+        if under_way {
+            for (slot, reason) in self.not_made(service, roster) {
+                rollout.refused.insert(slot);
+                failed.push(Failure { slot, image_id: self.wanted_image(service), reason, log: Vec::new() });
             }
         }
         self.clocks(service, roster, &mut rollout);
@@ -102,9 +124,9 @@ impl<'a> Planner<'a> {
             let reason = format!("watched for {} (monitor) until it counts as good", seconds(service.update.monitor));
             self.wait_until(object(), "monitor", reason, until);
         }
-        if let Some((container, reason)) = failed.first() {
-            rollout.passed_over = failed.iter().map(|(container, _)| container.slot).collect();
-            self.failed(service, container, reason, &mut rollout);
+        if let Some(first) = failed.first() {
+            rollout.passed_over = failed.iter().map(|failure| failure.slot).collect();
+            self.failed(service, first, &mut rollout);
         }
         rollout
     }
@@ -153,8 +175,7 @@ impl<'a> Planner<'a> {
             return Verdict::Good;
         }
         let Some(fault) = self.fault(service, container) else { return Verdict::Good };
-        let image = self.facts.docker.and_then(|docker| docker.images.get(service.image()));
-        let deadline = service.deadline(image.is_some_and(|image| image.healthcheck));
+        let deadline = self.deadline(service);
         let served = self.facts.ever_routed(&container.id);
         if served || !self.facts.registrations(&container.id).is_empty() {
             // It was fit once. Within the time in which it is watched that is the roll-out's failure, later its own.
@@ -181,12 +202,49 @@ impl<'a> Planner<'a> {
                 };
             }
         }
+        if container.state == ContainerState::Created {
+            // Its clock runs from one failed attempt to another: time in which nobody tried to start it does not count.
+            return match self.refused(&container.name) {
+                None => Verdict::Good,
+                Some(refused) if refused.lasts(deadline) => Verdict::Failed(refused_for(refused, deadline)),
+                Some(refused) => Verdict::Pending(after(refused.first, deadline)),
+            };
+        }
         let Some(created) = container.created_at else { return Verdict::Good };
         // From its creation: a container that crashes again and again is started ever anew.
         match after(created, deadline) {
             until if until > self.now && self.holds(Gate::Deadline) => Verdict::Pending(until),
             _ => Verdict::Failed(format!("{fault}; it was not ready within {}", seconds(deadline))),
         }
+    }
+
+    /// The engine's refusals to make or to start the replica of this name, if somebody still tries.
+    fn refused(&self, name: &str) -> Option<&'a Refused> {
+        let refused = &self.observed.directory.known()?.refused;
+        refused.get(name).filter(|refused| refused.goes_on(self.now))
+    }
+
+    /// Slots without a replica that the engine has refused to make for longer than the deadline: why, in words.
+    fn not_made(&self, service: &Service, roster: &Roster<'a>) -> Vec<(u32, String)> {
+        let Some(directory) = self.observed.directory.known() else { return Vec::new() };
+        let deadline = self.deadline(service);
+        let image_id = self.wanted_image(service);
+        let refused = directory.refused.values().filter_map(|refused| Some((refused.new.as_ref()?, refused)));
+        let lasting = refused.filter(|(new, refused)| {
+            (&new.service, &new.hash) == (&service.name, &service.hash)
+                && same_image(&new.image_id, image_id)
+                && (1..=service.replicas).contains(&new.slot)
+                && !roster.current.contains_key(&new.slot)
+                && refused.goes_on(self.now)
+                && refused.lasts(deadline)
+        });
+        lasting.map(|(new, refused)| (new.slot, refused_for(refused, deadline))).collect()
+    }
+
+    /// How long a new replica may take to be ready.
+    fn deadline(&self, service: &Service) -> Duration {
+        let image = self.facts.docker.and_then(|docker| docker.images.get(service.image()));
+        service.deadline(image.is_some_and(|image| image.healthcheck))
     }
 
     /// Docker started it again within the time in which it is watched, and it is watched anew.
@@ -240,9 +298,10 @@ impl<'a> Planner<'a> {
     }
 
     /// A new replica failed: what that means for the others.
-    fn failed(&mut self, service: &'a Service, container: &'a Container, reason: &str, rollout: &mut Rollout) {
+    fn failed(&mut self, service: &'a Service, failure: &Failure<'a>, rollout: &mut Rollout) {
         let object = ObjectKey::Service(service.name.clone());
-        let log = container.trouble.as_ref().map(|trouble| trouble.log.clone()).unwrap_or_default();
+        let Failure { image_id, reason, log, .. } = failure;
+        let log = log.clone();
         let what = format!("the roll-out to {} ({}) failed: {reason}", service.config.image, service.hash);
         let rolled_back = self.pins.get(&service.name).is_some_and(|pins| pins.is_rolled_back());
         let stays = "nothing more of it is replaced; it goes on when the replica is ready, or with another spec";
@@ -263,7 +322,7 @@ impl<'a> Planner<'a> {
             FailureAction::Rollback => {
                 let directory = self.observed.directory.known();
                 let kept = directory.and_then(|directory| directory.kept.get(&service.name));
-                match kept.and_then(|kept| kept.other_than(&service.hash, &container.image_id)) {
+                match kept.and_then(|kept| kept.other_than(&service.hash, image_id)) {
                     None => format!("{what}; nothing that served before is kept to roll back to: {stays}"),
                     Some(configuration) => {
                         let title = configuration.title();
@@ -271,9 +330,9 @@ impl<'a> Planner<'a> {
                             service: service.name.clone(),
                             hash: service.hash.clone(),
                             digest: service.digest(),
-                            image_id: container.image_id.clone(),
+                            image_id: (*image_id).to_owned(),
                             at: self.now,
-                            reason: reason.to_owned(),
+                            reason: reason.clone(),
                             log: log.clone(),
                         };
                         let action = Action::Directory(DirectoryAction::AddPin { pin });
@@ -291,4 +350,8 @@ impl<'a> Planner<'a> {
             rollout.paused = Some("the roll-out has failed".to_owned());
         }
     }
+}
+
+fn refused_for(refused: &Refused, deadline: Duration) -> String {
+    format!("Docker has refused it again and again for {}: {}", seconds(deadline), one_line(&refused.error))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
     CheckSeen, CheckStatus, Container, ContainerState, Health, Maintenance, NginxProcess, Observed, PublishedPort,
-    Stranger, Trouble, View,
+    Refused, RefusedNew, Stranger, Trouble, View,
 };
 
 /// Does what the lines say; `#` begins a comment.
@@ -107,6 +107,22 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
                 }
             }
         }
+        // Docker refuses to start it, with these words, for so many seconds. Not to make it: there is no container either.
+        ["refused", what @ ("create" | "start"), name, seconds, words @ ..] => {
+            let first = now - SignedDuration::from_secs(seconds.parse().expect("a number of seconds"));
+            let container = replica(world, name);
+            container.state = ContainerState::Created;
+            let Container { id, name, service, slot, hash, image_id, .. } = container.clone();
+            let new = (*what == "create").then_some(RefusedNew { service, slot, hash, image_id });
+            if new.is_some() {
+                world.docker.known_mut().expect("Docker is known").containers.remove(&id);
+            }
+            let refused =
+                Refused { new, first, last: now, error: format!("{what} container {name}: {}", words.join(" ")) };
+            world.directory.known_mut().expect("the folder is known").refused.insert(name, refused);
+        }
+        // It was made, and reeve ended before it was started.
+        ["not-started", name] => replica(world, name).state = ContainerState::Created,
         // Its check has not passed for so many seconds.
         ["failing", name, seconds] => {
             let id = replica(world, name).id.clone();

@@ -213,6 +213,54 @@ fn a_wrong_check_is_rolled_back_and_rolled_out_when_it_is_mended() {
 }
 
 #[test]
+fn what_docker_refuses_to_make_pauses_the_roll_out_until_it_can_be_made() {
+    let site = Site::new("roll-refused");
+    let shop = shop(&site, 2, "failure_action: pause");
+    site.apply(&shop);
+    let before = running(&site);
+    let page = site.folder().join("page");
+    let mut refused = shop.good();
+    let mount = format!(
+        "{{ type: bind, source: {}, target: /page, read_only: true, bind: {{ create_host_path: false }} }}",
+        page.display()
+    );
+    refused.shop.more_of_service.push(format!("volumes: [{mount}]"));
+    site.write_spec(&refused);
+    let daemon = site.start(&[]);
+    let failed = eventually("the roll-out fails", || roll_failed(&daemon.status()?));
+    let reason = failed["reason"].as_str().expect("a reason");
+    assert!(reason.contains("bind source path does not exist") && reason.contains("for 6 s"), "{reason}");
+    assert_eq!(running(&site), before);
+    site.reeve(&["explain", "web"]).success().says("bind source path does not exist");
+    // It is tried on, by a daemon that was started anew sooner.
+    fs::create_dir(&page).expect("a folder");
+    daemon.end(Signal::KILL);
+    let daemon = site.start(&[]);
+    eventually("it goes on by itself", || daemon.converged());
+    assert_eq!(running(&site), [(1, WEB_2.to_owned()), (2, WEB_2.to_owned())]);
+}
+
+#[test]
+fn what_docker_refuses_to_start_is_rolled_back() {
+    let site = Site::new("roll-unstarted");
+    let shop = shop(&site, 2, "failure_action: rollback");
+    site.apply(&shop);
+    site.keeps("web");
+    let before = site.containers();
+    let mut refused = shop.good();
+    refused.shop.more_of_service.push("entrypoint: [/bin/nothing-is-here]".to_owned());
+    site.write_spec(&refused);
+    let daemon = site.start(&[]);
+    eventually("it is rolled back", || {
+        let failed = roll_failed(&daemon.status()?)?;
+        let reason = failed["reason"].as_str().unwrap_or_default();
+        check(reason.contains("is wanted in its place") && site.containers() == before, || reason.to_owned())
+    });
+    let reason = roll_failed(&daemon.status().expect("it answers")).expect("it says why").to_string();
+    assert!(reason.contains("/bin/nothing-is-here"), "Docker's own words: {reason}");
+}
+
+#[test]
 fn a_failed_slot_does_not_hold_the_others_when_the_spec_says_continue() {
     let site = Site::new("roll-continue");
     let mut shop = shop(&site, 2, "failure_action: continue");
