@@ -3,10 +3,11 @@
 //! Owns the answers to "is it …?". It decides nothing; what follows from an answer is in the modules beside it.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt};
 use jiff::Timestamp;
 
 use super::planner::after;

@@ -34,6 +34,8 @@ pub(super) struct Planner<'a> {
     pub upstreams_by_service: BTreeMap<&'a str, Vec<&'a Upstream>>,
     /// The containers of the passing instances in each answer of the catalog.
     pub listed_containers: OnceCell<BTreeMap<&'a CatalogQuery, BTreeSet<&'a str>>>,
+    /// Asked for every service; to tell it, both definitions are written out.
+    pub networks_differing: OnceCell<BTreeSet<&'a str>>,
     /// By service of the spec; empty while Docker cannot be read.
     pub rosters: Rc<BTreeMap<&'a str, Roster<'a>>>,
     /// Ids of containers that leave traffic: draining, or about to be drained by this wave. `routes` subtracts them.
@@ -75,6 +77,7 @@ impl<'a> Planner<'a> {
             owner: context.owner.to_string(),
             upstreams_by_service,
             listed_containers: OnceCell::new(),
+            networks_differing: OnceCell::new(),
             rosters: Rc::default(),
             retiring: BTreeSet::new(),
             retiring_registrations: BTreeSet::new(),

@@ -2,11 +2,12 @@
 //!
 //! A replica that leaves is `retire`'s; here its registrations are only kept as they are until then.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+use foldhash::{HashSet, HashSetExt};
 use sha2::{Digest, Sha256};
 
 use super::action::{Action, ConsulAction, NewRegistration, WantedCheck};

@@ -22,9 +22,15 @@ impl<'a> Planner<'a> {
 
     /// The network exists with our mark, and is not what the spec says. Docker cannot change one in place.
     pub(super) fn network_differs(&self, name: &str) -> bool {
-        let (Some(docker), Some(wanted)) = (self.facts.docker, self.spec.networks.get(name)) else { return false };
-        let Some(seen) = docker.networks.get(name) else { return false };
-        !wanted.external && seen.ours && seen.config.as_deref() != Some(canonical(wanted).as_str())
+        let differing = self.networks_differing.get_or_init(|| {
+            let seen = self.facts.docker.into_iter().flat_map(|docker| &docker.networks);
+            let differs = |(name, seen): &(&'a String, &NetworkSeen)| {
+                let wanted = self.spec.networks.get(*name).filter(|wanted| !wanted.external);
+                wanted.is_some_and(|wanted| seen.ours && seen.config.as_deref() != Some(canonical(wanted).as_str()))
+            };
+            seen.filter(differs).map(|(name, _)| name.as_str()).collect()
+        });
+        differing.contains(name)
     }
 
     /// It is about to be made anew. With a stranger on it that cannot be: it is left as it is, and so are our containers.
