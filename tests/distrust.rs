@@ -63,7 +63,8 @@ impl Scene {
         let nginx = self.world.nginx.known().expect("nginx is known");
         let Loaded::Generation(loaded) = &nginx.loaded else { panic!("{:?}", nginx.loaded) };
         let before = nginx.generations[loaded].manifest.upstreams["site"].endpoints.len();
-        let wanted = wanted_generation(&self.spec, &self.world, self.now, &context(&renderer(), "shop"));
+        let wanted = wanted_generation(&self.spec, &self.world, self.now, &context(&renderer(), "shop"))
+            .map(|(wanted, _)| wanted);
         (before, wanted.expect("it is rendered").manifest.upstreams["site"].endpoints.len())
     }
 

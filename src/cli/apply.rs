@@ -1,5 +1,6 @@
 //! `reeve apply`: passes until the world is as the spec says.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -74,19 +75,27 @@ pub fn run(context: &mut Context, arguments: &ApplyArguments) -> anyhow::Result<
             None => Ok(()),
             Some(saved) => match wave.steps.iter().find(|step| !saved.lists(step)) {
                 None => Ok(()),
-                Some(step) => Err(format!(
-                    "{}: {} is not in the saved plan; the world has changed, and nothing more is done",
-                    step.object,
-                    display::verb(&step.action)
-                )),
+                Some(step) => Err({
+                    let what = format!("{}: {} is not in the saved plan", step.object, display::verb(&step.action));
+                    match saved.rest() {
+                        Some(rest) => format!("{what}; {rest}"),
+                        None => format!("{what}; the world has changed, and nothing more is done"),
+                    }
+                }),
             },
         };
+        let everything = Cell::new(false);
         let converged = |pass: &crate::pass::Pass| {
             // What serves is kept before the end, so that there is something to roll back to.
             let proven = quiet || pass.plan.proven_at.is_none_or(|at| at <= pass.started_at);
-            pass.plan.converged() && pass.held.is_empty() && proven
+            let converged = pass.plan.converged() && pass.held.is_empty() && proven;
+            everything.set(converged);
+            converged || saved.as_ref().is_some_and(|saved| saved.is_done(pass))
         };
         match converge(&engine, &spec, orders, arguments.timeout, allowed, converged).await? {
+            Ended::Converged if !everything.get() => {
+                anyhow::bail!("{}", saved.as_ref().and_then(SavedPlan::rest).unwrap_or_default())
+            }
             Ended::Converged if quiet => Ok(Exit::Success),
             Ended::Converged => {
                 context.output.line("Everything is as the spec says.")?;

@@ -65,6 +65,9 @@ pub fn run(context: &mut Context, arguments: &PlanArguments) -> anyhow::Result<E
         saved.write(path)?;
         if arguments.output == PlanFormat::Text {
             context.output.line(format_args!("\nTo do exactly this: reeve apply {}", path.display()))?;
+            if saved.incomplete.is_some() {
+                context.output.line("It ends with exit code 1 when that is done: what follows needs another plan.")?;
+            }
         }
     }
     Ok(arguments.exit(!preview.is_empty()))

@@ -4,15 +4,18 @@ use clap::Args;
 
 use jiff::Timestamp;
 
-use super::{Context, Exit, project, runtime};
+use super::{Context, Exit, Progress, project, runtime};
 use crate::engine::Orders;
-use crate::plan::{self, Removals};
+use crate::plan::{self, ObjectKey, Removals, Waiting};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   reeve render                  Print every file of the generation that would be written.
-  reeve render http_backend     Print the file of one upstream.")]
+  reeve render http_backend     Print the file of one upstream.
+
+An upstream that waits (it cannot be read, its port is taken, nginx refuses it) is told on
+standard error with its reason: it is missing, or not as the spec says.")]
 pub struct RenderArguments {
     /// Print only this upstream.
     #[arg(value_name = "UPSTREAM")]
@@ -32,11 +35,19 @@ pub fn run(context: &mut Context, arguments: &RenderArguments) -> anyhow::Result
     let observed = runtime()?.block_on(engine.observe(spec));
     let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
     let plan_context = engine.context(orders);
-    let wanted = plan::wanted_generation(spec, &observed, Timestamp::now(), &plan_context)?;
+    let (wanted, waiting) = plan::wanted_generation(spec, &observed, Timestamp::now(), &plan_context)?;
     for (name, text) in &wanted.files {
         let own = arguments.upstream.as_ref().is_none_or(|upstream| name.contains(&format!("upstream-{upstream}.")));
         if own {
             context.output.text(format_args!("# {name}\n{text}"))?;
+        }
+    }
+    // Beside the text, which may be on its way into a file.
+    for waiting in waiting {
+        let Waiting { object, reason, .. } = waiting;
+        let asked = |upstream: &String| object == ObjectKey::Upstream(upstream.clone()) || object == ObjectKey::Nginx;
+        if arguments.upstream.as_ref().is_none_or(asked) {
+            Progress::stderr().done(&format!("{object} waits: {reason}"));
         }
     }
     Ok(Exit::Success)

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Context;
 use crate::controller::source::SpecSource;
+use crate::pass::Pass;
 use crate::plan::preview::Preview;
-use crate::plan::{Step, display};
+use crate::plan::{Step, display, hidden_until};
 
 const VERSION: u32 = 1;
 
@@ -32,6 +33,9 @@ pub struct SavedPlan {
     plan: serde_json::Value,
     /// Object and action of every step over all waves.
     steps: BTreeSet<(String, String)>,
+    /// Why these are not all: what could not be seen.
+    #[serde(default)]
+    pub incomplete: Option<String>,
 }
 
 impl SavedPlan {
@@ -48,6 +52,7 @@ impl SavedPlan {
             resolved: source.loaded().resolved.clone(),
             plan: display::json(preview),
             steps: steps_of(preview),
+            incomplete: preview.incomplete(),
         })
     }
 
@@ -79,6 +84,23 @@ impl SavedPlan {
     /// The step is one of those that were shown.
     pub fn lists(&self, step: &Step) -> bool {
         self.steps.contains(&key(step))
+    }
+
+    /// All that it lists is done, and what follows could not be seen when it was made.
+    pub fn is_done(&self, pass: &Pass) -> bool {
+        let waits = || pass.plan.waiting.iter().filter(|waiting| waiting.blocks());
+        self.incomplete.is_some()
+            && pass.plan.steps.is_empty()
+            && pass.held.is_empty()
+            && waits().all(|waiting| hidden_until(waiting.kind).is_some())
+    }
+
+    /// For a person: why the world is not as the spec says although the plan was carried out.
+    pub fn rest(&self) -> Option<String> {
+        let incomplete = self.incomplete.as_ref()?;
+        Some(format!(
+            "what the saved plan lists is done; it is incomplete ({incomplete}): make another plan for the rest"
+        ))
     }
 
     /// Refuses when what would be done now is not what was shown.

@@ -115,6 +115,9 @@ pub fn lines(preview: &Preview, observed: &Observed) -> Vec<Line> {
     if !impact.is_empty() {
         push(Tone::Plain, impact);
     }
+    if let Some(incomplete) = preview.incomplete() {
+        push(Tone::Plain, format!("Incomplete: {incomplete}."));
+    }
     lines
 }
 
@@ -302,6 +305,8 @@ fn impact(preview: &Preview) -> String {
         1 => "1 reload of nginx".to_owned(),
         more => format!("{more} reloads of nginx"),
     };
+    let so_far = if preview.incomplete().is_some() { " so far" } else { "" };
+    let reloads = format!("{reloads}{so_far}");
     let lowest: Vec<String> = preview
         .lowest_healthy
         .iter()
@@ -445,6 +450,7 @@ pub fn json(preview: &Preview) -> Value {
         "reloads": preview.reloads,
         "lowest_healthy": preview.lowest_healthy,
         "changes": !preview.is_empty(),
+        "incomplete": preview.incomplete(),
     })
 }
 

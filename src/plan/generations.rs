@@ -121,7 +121,9 @@ impl<'a> Planner<'a> {
         let wanted = self.wanted_routes(nginx);
         let renderer = settings.renderer;
         let evidence = self.evidence(nginx, renderer);
-        let wanted = self.settle(nginx, renderer, &evidence, wanted).routes;
+        let settled = self.settle(nginx, renderer, &evidence, wanted);
+        self.tell(&settled);
+        let wanted = settled.routes;
         let hash = renderer.generation_hash(&self.context.owner, &wanted, settings.probe);
         let id = GenerationId { hash, number: 1 };
         renderer.render(&id, &self.context.owner, &wanted, settings.probe, settings.generations)

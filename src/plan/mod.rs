@@ -56,6 +56,8 @@ pub fn plan(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<
 
 /// The generation that the spec and the observed world ask for, whether or not it is loaded already.
 ///
+/// With it the upstreams that wait, and why: they are not in it, or not as the spec says.
+///
 /// # Errors
 /// When nginx is not managed or cannot be read, or the template cannot be rendered.
 pub fn wanted_generation(
@@ -63,8 +65,15 @@ pub fn wanted_generation(
     observed: &Observed,
     now: Timestamp,
     context: &Context<'_>,
-) -> Result<action::NewGeneration, crate::render::RenderError> {
-    judged(spec, observed, now, context, |mut planner| planner.wanted_generation())
+) -> Result<(action::NewGeneration, Vec<Waiting>), crate::render::RenderError> {
+    judged(spec, observed, now, context, |mut planner| {
+        let generation = planner.wanted_generation()?;
+        let waiting = planner.finish().waiting.into_iter();
+        Ok((
+            generation,
+            waiting.filter(|one| matches!(one.object, ObjectKey::Upstream(_) | ObjectKey::Nginx)).collect(),
+        ))
+    })
 }
 
 /// What the planner thinks of every endpoint and replica: the same computation as `plan`, asked for its reasons.
@@ -166,6 +175,18 @@ impl Waiting {
 /// The same for the kind alone, as `status` reports it.
 pub fn kind_blocks(kind: &str) -> bool {
     !matches!(kind, "empty" | "maintenance" | "volume_differs" | "held" | "rolled_back")
+}
+
+/// What must be seen before a plan can tell what follows a wait of this kind; `None`: nothing is hidden.
+pub fn hidden_until(kind: &str) -> Option<&'static str> {
+    match kind {
+        "docker_unknown" => Some("Docker can be read"),
+        "consul_unknown" => Some("Consul can be read"),
+        "no_leader" => Some("Consul has a leader"),
+        "nginx_unknown" => Some("nginx can be read"),
+        "directory_unknown" => Some("reeve's folder can be read"),
+        _ => None,
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::action::{Action, ConsulAction, DockerAction, NewGeneration, NginxAction};
 use super::facts::{Facts, Fitness};
-use super::{Context, Plan, Waiting, plan};
+use super::{Context, Plan, Waiting, hidden_until, plan};
 use crate::model::Peers;
 use crate::observed::{Loaded, Maintenance, NginxProcess, Observed, RoutedUpstream};
 use crate::spec::{Spec, UpdateOrder};
@@ -63,6 +63,13 @@ pub enum Replacement {
 impl Preview {
     pub fn is_empty(&self) -> bool {
         self.waves.iter().all(Plan::is_empty)
+    }
+
+    /// Why this is not all, if so: what follows what cannot be seen now.
+    pub fn incomplete(&self) -> Option<String> {
+        let until: BTreeSet<&str> = self.left.iter().filter_map(|waiting| hidden_until(waiting.kind)).collect();
+        let until: Vec<&str> = until.into_iter().collect();
+        (!until.is_empty()).then(|| format!("more may follow as soon as {}", until.join(" and ")))
     }
 
     pub fn of(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<'_>) -> Self {

@@ -105,6 +105,24 @@ fn a_saved_plan_is_applied_and_refused_when_the_world_has_moved_on() {
 }
 
 #[test]
+fn a_plan_that_cannot_see_consul_says_that_it_is_incomplete_and_does_what_it_lists() {
+    let mut site = Site::without_consul("incomplete");
+    let shop = Shop::new(&site, 2);
+    site.write_spec(&shop);
+    let incomplete = "more may follow as soon as Consul can be read";
+    site.reeve(&["plan", "--out", "blind.plan"]).success().says("no reload of nginx so far").says(incomplete);
+    site.reeve(&["apply", "blind.plan"]).exits(1).says("what the saved plan lists is done").says(incomplete);
+    assert_eq!(site.containers().len(), 2);
+    let rendered = site.reeve(&["render"]).success();
+    assert!(rendered.stderr.contains("upstream site waits: Consul cannot be read"), "{}", rendered.stderr);
+    assert!(!rendered.stdout.contains("waits"), "only the configuration: {}", rendered.stdout);
+    site.agent.start();
+    site.reeve(&["plan", "--out", "rest.plan"]).success().says("1 reload of nginx.");
+    site.reeve(&["apply", "rest.plan"]).success();
+    site.serves(site.listen(), "web", 2).expect("the rest");
+}
+
+#[test]
 fn apply_gives_up_in_time_and_says_what_is_open() {
     let site = Site::new("gives-up");
     let mut shop = Shop::new(&site, 1);
