@@ -75,11 +75,15 @@ pub struct Unexplained {
 /// Explains a service or an upstream as the last pass saw it, with so many actions.
 pub type Explain = Arc<dyn Fn(&str, usize) -> Result<Explained, Unexplained> + Send + Sync>;
 
-/// The answers about the last pass, already as text; an explanation is made when it is asked for.
+/// The plan as the last pass saw it: the same JSON as `reeve plan -o json` prints.
+pub type Foresee = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// The answers about the last pass. What costs as much as a pass (all waves of the plan, an explanation) is made when it is
+/// asked for.
 #[derive(Default)]
 struct Published {
     status: Option<Arc<str>>,
-    plan: Option<Arc<str>>,
+    plan: Option<Foresee>,
     explain: Option<Explain>,
 }
 
@@ -113,20 +117,14 @@ impl Shared {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner).0 = Instant::now();
     }
 
-    /// A pass has ended. `plan` is the same JSON as `reeve plan -o json` prints; without `explain` nothing is explained.
+    /// A pass has ended. Without `explain` nothing is explained.
     ///
     /// # Errors
     /// When the report cannot be serialised, which is a defect of its types.
-    pub fn publish(
-        &self,
-        report: &Report,
-        plan: &serde_json::Value,
-        explain: Option<Explain>,
-    ) -> Result<(), serde_json::Error> {
+    pub fn publish(&self, report: &Report, plan: Foresee, explain: Option<Explain>) -> Result<(), serde_json::Error> {
         let status = serde_json::to_string(report)?;
-        let plan = serde_json::to_string(plan)?;
         self.heartbeat();
-        self.published.send_replace(Published { status: Some(status.into()), plan: Some(plan.into()), explain });
+        self.published.send_replace(Published { status: Some(status.into()), plan: Some(plan), explain });
         Ok(())
     }
 
@@ -238,7 +236,8 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn plan(State(shared): State<Arc<Shared>>) -> Response {
-    json(shared.published.borrow().plan.clone())
+    let Some(foresee) = shared.published.borrow().plan.clone() else { return json(None) };
+    aside(move || (StatusCode::OK, serde_json::to_string(&foresee()))).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -249,13 +248,17 @@ struct Asked {
 
 async fn explain(State(shared): State<Arc<Shared>>, Query(asked): Query<Asked>) -> Response {
     let Some(explain) = shared.published.borrow().explain.clone() else { return json(None) };
-    // It plans and reads a file: not on a thread that the loop may need.
     let actions = asked.actions.unwrap_or(ACTIONS).min(MOST_ACTIONS);
-    let answer = tokio::task::spawn_blocking(move || match explain(&asked.name, actions) {
+    aside(move || match explain(&asked.name, actions) {
         Ok(explained) => (StatusCode::OK, serde_json::to_string(&explained)),
         Err(unexplained) => (StatusCode::NOT_FOUND, serde_json::to_string(&unexplained)),
-    });
-    match answer.await {
+    })
+    .await
+}
+
+/// An answer that is planned for, or read from a file: not on a thread that the loop may need.
+async fn aside(answer: impl FnOnce() -> (StatusCode, serde_json::Result<String>) + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(answer).await {
         Ok((code, Ok(text))) => (code, json(Some(text.into()))).into_response(),
         Ok((_, Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -199,7 +199,7 @@ mod with_a_daemon {
                 let status = Status::of(&Spec::empty("shop"), &observed, &Plan::default(), &[]);
                 let report =
                     Report { at: since, node: "edge-1".to_owned(), observe_only: false, spec_refused: None, status };
-                shared.publish(&report, &serde_json::json!({}), None).expect("serialisable");
+                shared.publish(&report, Arc::new(|| serde_json::json!({})), None).expect("serialisable");
                 let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
                 told.send(server.address()).expect("somebody waits for it");
                 server.run(shared, ended).await;

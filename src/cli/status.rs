@@ -183,7 +183,7 @@ mod tests {
         let task = tokio::spawn(server.run(Arc::clone(&shared), stop.clone()));
 
         assert_eq!(from_daemon(&settings, None).await.expect("no error"), None, "before the first pass");
-        shared.publish(&report(), &serde_json::Value::Null, None).expect("serialisable");
+        shared.publish(&report(), Arc::new(|| serde_json::Value::Null), None).expect("serialisable");
         assert_eq!(from_daemon(&settings, None).await.expect("no error"), Some(report()));
         assert_eq!(from_daemon(&settings, Some("other")).await.expect("no error"), None);
         settings.node = "edge-2".to_owned();

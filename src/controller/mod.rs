@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::engine::{Engine, Orders};
 use crate::explain::Seen;
-use crate::http::{Explain, Explained, Report, Shared, Unexplained};
+use crate::http::{Explain, Explained, Foresee, Report, Shared, Unexplained};
 use crate::metrics::Metrics;
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
@@ -185,6 +185,20 @@ impl Controller {
         })
     }
 
+    fn foreseer(&self, pass: &Arc<Pass>) -> Foresee {
+        let (engine, pass, observe_only) = (self.engine.clone(), pass.clone(), self.observe_only);
+        let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
+        Arc::new(move || {
+            // What is left after a pass that applied its wave is the next pass's to say; a quiet pass has no later waves.
+            if pass.plan.steps.is_empty() || observe_only {
+                let context = engine.context(orders);
+                display::json(&Preview::of(&pass.spec, &pass.observed, Timestamp::now(), &context))
+            } else {
+                display::wave_json(&pass.plan)
+            }
+        })
+    }
+
     fn publish(&self, state: &LoopState, pass: &Arc<Pass>, status: Status) {
         let report = Report {
             at: pass.started_at,
@@ -193,15 +207,7 @@ impl Controller {
             spec_refused: state.spec_refused.clone(),
             status,
         };
-        let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
-        // What is left after a pass that applied its wave is the next pass's to say; a quiet pass has no later waves.
-        let plan = if pass.plan.steps.is_empty() || self.observe_only {
-            let context = self.engine.context(orders);
-            display::json(&Preview::of(&pass.spec, &pass.observed, Timestamp::now(), &context))
-        } else {
-            display::wave_json(&pass.plan)
-        };
-        if let Err(error) = self.shared.publish(&report, &plan, Some(self.explainer(pass))) {
+        if let Err(error) = self.shared.publish(&report, self.foreseer(pass), Some(self.explainer(pass))) {
             error!(%error, "the status cannot be published");
         }
     }

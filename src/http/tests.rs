@@ -54,7 +54,7 @@ async fn before_the_first_pass_it_is_alive_and_not_ready() {
 #[tokio::test]
 async fn after_a_pass_it_is_ready_and_answers_what_was_published() {
     let running = server(Duration::from_secs(30)).await;
-    running.shared.publish(&report(), &serde_json::json!({ "steps": [] }), None).expect("serialisable");
+    running.shared.publish(&report(), Arc::new(|| serde_json::json!({ "steps": [] })), None).expect("serialisable");
     assert!(fetch(running.address, "GET /readyz").await.ends_with("\r\n\r\nready\n"));
     let answer = fetch(running.address, "GET /v1/status").await;
     assert!(answer.contains("content-type: application/json"), "{answer}");
@@ -69,7 +69,7 @@ async fn after_a_pass_it_is_ready_and_answers_what_was_published() {
 #[tokio::test]
 async fn a_loop_without_a_sign_of_life_is_not_ready() {
     let running = server(Duration::ZERO).await;
-    running.shared.publish(&report(), &serde_json::Value::Null, None).expect("serialisable");
+    running.shared.publish(&report(), Arc::new(|| serde_json::Value::Null), None).expect("serialisable");
     let ready = fetch(running.address, "GET /readyz").await;
     assert!(ready.contains("the loop has shown no sign of life"), "{ready}");
     running.shared.set_resync(Duration::from_secs(30));
