@@ -117,7 +117,11 @@ fn a_plan_that_cannot_see_consul_says_that_it_is_incomplete_and_does_what_it_lis
     assert!(rendered.stderr.contains("upstream site waits: Consul cannot be read"), "{}", rendered.stderr);
     assert!(!rendered.stdout.contains("waits"), "only the configuration: {}", rendered.stdout);
     site.agent.start();
-    site.reeve(&["plan", "--out", "rest.plan"]).success().says("1 reload of nginx.");
+    eventually("everything can be seen", || {
+        let text = site.reeve(&["plan"]).success().stdout;
+        check(!text.contains("Incomplete"), || text)
+    });
+    site.reeve(&["plan", "--out", "rest.plan"]).success().says("2 reloads of nginx.");
     site.reeve(&["apply", "rest.plan"]).success();
     site.serves(site.listen(), "web", 2).expect("the rest");
 }

@@ -18,10 +18,26 @@ use crate::plan::action::{NewRegistration, WantedCheck};
 use crate::spec::CheckKind;
 use crate::world::ActionError;
 
-/// An agent syncs a write with the servers before it answers, and without a leader that takes 7 s to fail.
-const LIMIT: Duration = Duration::from_secs(15);
+/// For all requests of one action, as long as for a look. An agent takes a write over at once, and then syncs it with the
+/// servers before it answers: without a leader that takes 7 s for each (seen), and the whole pass would wait for it. What
+/// was taken over shows in the next look, so that it is not asked for again.
+const LIMIT: Duration = Duration::from_secs(4);
 /// The health check is written only when the HEALTHCHECK's state changes, so it must never expire by itself.
 const HEALTH_TTL: &str = "87600h";
+
+/// What the action is about, for messages.
+fn subject(action: &ConsulAction) -> String {
+    match action {
+        ConsulAction::Register(wanted) => format!("registration {}", wanted.id),
+        ConsulAction::Drain { id, .. }
+        | ConsulAction::LiftDrain { id }
+        | ConsulAction::StartDrainClock { id, .. }
+        | ConsulAction::StopDrainClock { id }
+        | ConsulAction::Deregister { id }
+        | ConsulAction::SetHealth { id, .. } => format!("registration {id}"),
+        ConsulAction::RemoveCheck { check } => format!("check {check}"),
+    }
+}
 
 /// A record of the agent, with its checks by id.
 struct Record {
@@ -44,6 +60,19 @@ impl Consul {
     /// `Conflict`: the record is gone, somebody else's, or not in the state that the action needs. `Permanent`: Consul
     /// refuses it (with its own text), or the token may not (with the permission that it needs). `Transient`: all else.
     pub async fn execute(&self, action: &ConsulAction) -> Result<(), ActionError> {
+        // Cut off between two requests is as good as a crash: every order of them is safe.
+        let Ok(result) = tokio::time::timeout(LIMIT, self.execute_unlimited(action)).await else {
+            return Err(ActionError::Transient(format!(
+                "{}: Consul at {} did not finish it within {} s; without a leader an agent takes writes over and answers late",
+                subject(action),
+                self.client.name(),
+                LIMIT.as_secs()
+            )));
+        };
+        result
+    }
+
+    async fn execute_unlimited(&self, action: &ConsulAction) -> Result<(), ActionError> {
         match action {
             ConsulAction::Register(wanted) => self.register(wanted).await,
             ConsulAction::Drain { id, reason } => self.drain(id, reason).await,
