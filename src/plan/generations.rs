@@ -27,7 +27,9 @@ impl<'a> Planner<'a> {
             let reason = format!("nginx cannot be read: {}", self.observed.nginx.reason().unwrap_or_default());
             return self.wait(ObjectKey::Nginx, "nginx_unknown", reason);
         };
-        if self.spec.upstreams.is_empty() && nginx.generations.is_empty() {
+        // With the generations deleted, only another one tells that what nginx runs routes nowhere any more.
+        let runs_ours = matches!(nginx.loaded, Loaded::Generation(_) | Loaded::Mixed(_));
+        if self.spec.upstreams.is_empty() && nginx.generations.is_empty() && !runs_ours {
             return;
         }
         if !nginx.included && self.holds(Gate::Included) {
