@@ -111,7 +111,7 @@ gates! {
     Healthy = "healthy",
     /// A container passes by what an earlier one of the same name earned.
     SameContainer = "same_container",
-    /// A registration gets the addresses of a container that does not run.
+    /// A registration is told by a container that does not run, or that is only being attached to its network.
     SettledAddress = "settled_address",
     /// Another owner's registration is overwritten.
     RegistrationOwner = "registration_owner",

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
     Catalog, CheckStatus, Consul, ContainerState, Docker, Health, Instance, ListenState, Loaded, Maintenance, Nginx,
-    NginxProcess, Probe, PublishedPort, Stranger, View,
+    NginxProcess, Probe, PublishedPort, Stranger, StrangerRegistration, View,
 };
+use reeve::plan::System;
 use reeve::spec::container::{Protocol, Published};
 use reeve::spec::upstream::Listen;
 use reeve::spec::{Service, Spec};
@@ -43,6 +44,10 @@ pub enum Fault {
     Hidden(Hidden),
     NameTaken(String, String),
     PortTaken(String, u16),
+    /// Another owner has the id of one of the service's registrations at the agent.
+    RegistrationTaken(String, String),
+    /// What was kept as having served is deleted.
+    KeptLost,
     /// Nobody looked for so many seconds: every event was swallowed, and the timer was late.
     TimePasses(i64),
 }
@@ -72,9 +77,12 @@ impl Fault {
             Self::IncludeRemoved => "include_removed",
             Self::ListenTaken(_) => "listen_taken",
             Self::Refuses => "refuses",
+            Self::Hidden(hidden) if hidden.has(System::Directory) => "hidden_directory",
             Self::Hidden(_) => "hidden",
             Self::NameTaken(..) => "name_taken",
             Self::PortTaken(..) => "port_taken",
+            Self::RegistrationTaken(..) => "registration_taken",
+            Self::KeptLost => "kept_lost",
             Self::TimePasses(_) => "time_passes",
         }
     }
@@ -93,6 +101,7 @@ impl Fault {
             Self::NginxKilled,
             Self::IncludeRemoved,
             Self::Refuses,
+            Self::KeptLost,
             Self::TimePasses(7),
             Self::TimePasses(60),
         ];
@@ -119,7 +128,11 @@ impl Fault {
         faults.extend(spec.upstreams.values().map(|upstream| Self::ListenTaken(upstream.listen.port)));
         for service in spec.services.values() {
             let name = format!("{}-{}-1-{}", spec.project, service.name, service.hash.short());
-            faults.push(Self::NameTaken(service.name.clone(), name));
+            faults.push(Self::NameTaken(service.name.clone(), name.clone()));
+            for register in &service.register {
+                let id = format!("edge-1:{name}:{}/{}", register.port, register.protocol);
+                faults.push(Self::RegistrationTaken(service.name.clone(), id));
+            }
             for port in &service.config.ports {
                 if let Published::Range { first, .. } = port.published {
                     faults.push(Self::PortTaken(service.name.clone(), first));
@@ -175,6 +188,22 @@ impl Fault {
                 }
                 docker.strangers.insert(format!("id-{name}"), stranger(name, None));
                 after.stranger = Some(taken(state, spec.services.get(service)?));
+            }
+            Self::RegistrationTaken(service, id) => {
+                let consul = after.world.consul.known_mut()?;
+                if consul.registrations.contains_key(id) || after.stranger.is_some() {
+                    return None;
+                }
+                let other = StrangerRegistration { name: "other".to_owned(), owner: Some("other/edge-1".to_owned()) };
+                consul.strangers.insert(id.clone(), other);
+                after.stranger = Some(taken(state, spec.services.get(service)?));
+            }
+            Self::KeptLost => {
+                let directory = after.world.directory.known_mut()?;
+                if directory.kept.is_empty() {
+                    return None;
+                }
+                directory.kept.clear();
             }
             Self::PortTaken(service, port) => {
                 let docker = after.world.docker.known_mut()?;
@@ -390,9 +419,14 @@ fn holds(nginx: &Nginx, port: u16) -> bool {
     })
 }
 
+/// What drains was on its way out before.
 fn taken(state: &State, service: &Service) -> Taken {
+    let drains = |id: &str| {
+        let mut registrations = state.consul().registrations.values().filter(|r| r.container == id);
+        registrations.any(|r| matches!(r.maintenance, Maintenance::Draining { .. }))
+    };
     let ours = state.docker().containers.values().filter(|container| container.service == service.name);
-    let served = ours.filter(|container| serving(state, container).believed).count();
+    let served = ours.filter(|container| serving(state, container).believed && !drains(&container.id)).count();
     Taken { service: service.name.clone(), served: u32::try_from(served).expect("few") }
 }
 

@@ -41,7 +41,15 @@ impl Judge<'_> {
                 ensure(!runs, "it removes the generation that nginx runs")?;
                 ensure(nginx.current.as_ref() != Some(id), "it removes the generation that `current` points at")
             }
-            NginxAction::WriteGeneration(_) | NginxAction::QuitOrphans { .. } => Ok(()),
+            NginxAction::WriteGeneration(new) => {
+                let soon = SignedDuration::from_secs(5);
+                let just_refused = nginx.generations.iter().any(|(id, generation)| {
+                    let at = generation.rejected.as_ref().map(|rejection| rejection.at);
+                    id.hash == new.id.hash && at.is_some_and(|at| state.now.duration_since(at) < soon)
+                });
+                ensure(!just_refused || self.stale, "it writes again at once what nginx has refused")
+            }
+            NginxAction::QuitOrphans { .. } => Ok(()),
         }
     }
 

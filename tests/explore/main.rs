@@ -3,8 +3,8 @@
 //! From every state it tries: the wave as planned; a crash, a lost action and a lost reply at every step of it; the next
 //! spec; a pass that sees a view one write late; and, a bounded number of times, everything that others may do to the
 //! world. Every action is judged by `oracle` and `measure`, and from every state the way without further faults must end
-//! where the spec alone would have led. `gates` switches the planner's conditions off one by one, and each must be missed.
-//! `cargo test` explores a part, always the same; `make explore` all of it.
+//! where the spec alone would have led. `gates` switches the planner's conditions off one by one, and each must be missed in
+//! the small scenario that `proofs` has for it. `cargo test` explores a part, always the same; `make explore` all of it.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -15,6 +15,9 @@ mod key;
 mod loads;
 mod measure;
 mod oracle;
+mod pace;
+#[cfg(debug_assertions)]
+mod proofs;
 mod scenario;
 mod scenarios;
 mod search;

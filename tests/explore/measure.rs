@@ -193,12 +193,14 @@ pub fn counts(state: &State, floors: &[Floor], before: &Before) -> Vec<Count> {
                 least.unwrap_or(Count { proven: 0, believed: 0 })
             }
             Place::Consul(name) => {
+                // One that is registered by two ports is one.
+                let given_out = |r: &&Registration| r.name == *name && r.maintenance == Maintenance::Off && passes(r);
+                let registrations = state.consul().registrations.values().filter(given_out);
+                let containers: BTreeSet<&str> = registrations.map(|r| r.container.as_str()).collect();
                 let mut count = Count { proven: 0, believed: 0 };
-                for r in state.consul().registrations.values() {
-                    if r.name == *name && r.maintenance == Maintenance::Off && passes(r) {
-                        count.believed += u32::from(believed(&r.container));
-                        count.proven += u32::from(proven(&r.container));
-                    }
+                for id in containers {
+                    count.believed += u32::from(believed(id));
+                    count.proven += u32::from(proven(id));
                 }
                 count
             }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use reeve::observed::{
-    ContainerState, Endpoint, Health, ListenState, Maintenance, Pin, Probe, Registration, RoutedUpstream,
+    CheckStatus, Container, ContainerState, Endpoint, Health, ListenState, Maintenance, Pin, Probe, Registration,
+    RoutedUpstream,
 };
 use reeve::plan::action::{Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration};
 use reeve::plan::{Step, System};
@@ -48,6 +49,12 @@ impl Judge<'_> {
 
     fn directory(&self, state: &State, action: &DirectoryAction) -> Verdict {
         let DirectoryAction::AddPin { pin: Pin::Failed { service, .. } } = action else { return Ok(()) };
+        let given_up = |pin: &Pin| matches!(pin, Pin::Failed { service: known, .. } if known == service);
+        let known = state.world.directory.known();
+        ensure(
+            !known.is_some_and(|directory| directory.pins.iter().any(given_up)),
+            "it gives up what it went back to",
+        )?;
         let Some(service) = self.service(service) else { return Ok(()) };
         let ours = state.docker().containers.values().filter(|c| c.service == service.name && c.hash == service.hash);
         let mut failed = ours.filter(|c| !serving(state, c).proven);
@@ -74,7 +81,14 @@ impl Judge<'_> {
         match action {
             DockerAction::CreateContainer(new) => self.create(state, new),
             DockerAction::StartContainer { container, .. } => self.start(state, container),
-            DockerAction::StopContainer { id, .. } => self.stop(state, id),
+            DockerAction::StopContainer { id, .. } => {
+                // What is registered was taken down when it was drained.
+                let bare = |container: &&Container| container.state.running() && !container.registers;
+                if let Some(container) = state.container(id).filter(bare) {
+                    self.one_down(state, container)?;
+                }
+                self.stop(state, id)
+            }
             DockerAction::RemoveContainer { id, .. } => {
                 ensure(!docker.strangers.contains_key(id), "it removes a container that is not ours")?;
                 let running = state.container(id).is_some_and(|container| container.state.running());
@@ -104,7 +118,7 @@ impl Judge<'_> {
     }
 
     /// The container is what the spec wants now, in a slot that it has.
-    fn wanted(&self, state: &State, id: &str) -> bool {
+    pub fn wanted(&self, state: &State, id: &str) -> bool {
         state.container(id).is_some_and(|container| {
             self.service(&container.service).is_some_and(|service| {
                 let image = state.docker().images.get(&service.config.image);
@@ -155,18 +169,14 @@ impl Judge<'_> {
         }
         // New ones beside old ones: so many at a time.
         let replaces = |slot: u32| ours().any(|c| c.slot == slot && !self.wanted(state, &c.id));
+        let given_up = new.hash == service.hash && turned_back(state, service);
+        ensure(!given_up || ours().all(|c| c.slot != new.slot), "it rolls out again what was given up")?;
         if replaces(new.slot) {
             let soon = self.newest(state, service).is_some_and(|newest| newest < service.update.delay);
             ensure(!soon || self.stale, "the next one is made before the delay is over")?;
             self.watched(state, service)?;
-        }
-        if replaces(new.slot) {
-            let unready = ours().filter(|c| {
-                self.wanted(state, &c.id) && replaces(c.slot) && !(serving(state, c).proven && self.announced(state, c))
-            });
-            let unready = count(unready.count()) + 1;
-            let most = parallelism(service);
-            ensure(unready <= most, format!("{unready} new replicas that do not serve, and {most} are the most"))?;
+            self.one_after_another(state, service, new)?;
+            self.none_failed(service)?;
         }
         Ok(())
     }
@@ -189,7 +199,7 @@ impl Judge<'_> {
     }
 
     /// It is registered as its service wants, if it is to be.
-    fn announced(&self, state: &State, container: &reeve::observed::Container) -> bool {
+    pub fn announced(&self, state: &State, container: &reeve::observed::Container) -> bool {
         let registers = self.service(&container.service).is_some_and(|service| !service.register.is_empty());
         let registered = state.consul().registrations.values().any(|r| r.container == container.id && passes(r));
         !registers || registered
@@ -328,6 +338,9 @@ impl Judge<'_> {
                     self.leaves(state, &registration.service)?;
                 }
                 ensure(!self.pinned_blindly(state, &registration.service), "it drains while the pins cannot be read")?;
+                if let Some(container) = state.container(&registration.container) {
+                    self.one_down(state, container)?;
+                }
                 let replaced = !self.wanted(state, &registration.container);
                 let service =
                     self.service(&registration.service).filter(|s| replaced && registration.slot <= s.replicas);
@@ -348,9 +361,15 @@ impl Judge<'_> {
                 let routed = state.ghost.running.iter().any(|(_, manifest)| manifest.upstreams.values().any(at));
                 ensure(!routed || self.stale, "the drain time begins while nginx routes to it")
             }
-            ConsulAction::StopDrainClock { .. } | ConsulAction::SetHealth { .. } | ConsulAction::RemoveCheck { .. } => {
-                Ok(())
+            ConsulAction::SetHealth { id, status, .. } => {
+                let container = consul.registrations.get(id).and_then(|r| self.planned.container(&r.container));
+                let runs = container.is_some_and(|container| container.state.running());
+                ensure(
+                    runs || *status != CheckStatus::Passing || self.stale,
+                    "it says of a dead one that it is healthy",
+                )
             }
+            ConsulAction::StopDrainClock { .. } | ConsulAction::RemoveCheck { .. } => Ok(()),
         }
     }
 

@@ -29,6 +29,18 @@ pub struct Scenario {
     /// What is there in the end, for each spec.
     pub ends: Vec<End>,
     pub empty: Observed,
+    /// It begins where the first spec has led, long ago.
+    settled: bool,
+    /// So many generations of old workers still finish their requests.
+    old_workers: usize,
+    /// Where it begins, and when.
+    pub begin: (Observed, Timestamp),
+    /// The kinds of what may happen beside the way on and the next spec; `None`: everything.
+    only: Option<&'static [&'static str]>,
+    /// Faults strike only under this spec and those after it.
+    pub faults_from: usize,
+    /// The next spec comes only when nothing is left to be done at once.
+    pub in_turn: bool,
     renderer: Renderer,
     #[cfg(debug_assertions)]
     pub off: Option<Gate>,
@@ -47,6 +59,12 @@ impl Scenario {
             servers: None,
             ends: Vec::new(),
             empty: common::empty_world(),
+            settled: false,
+            old_workers: 0,
+            begin: (common::empty_world(), common::start()),
+            only: None,
+            faults_from: 0,
+            in_turn: false,
             renderer: common::renderer(),
             #[cfg(debug_assertions)]
             off: None,
@@ -81,9 +99,41 @@ impl Scenario {
         self
     }
 
+    /// It begins where the first spec leads, and that was long ago.
+    pub fn settled(mut self) -> Self {
+        self.settled = true;
+        self
+    }
+
+    pub fn old_workers(mut self, count: usize) -> Self {
+        self.old_workers = count;
+        self
+    }
+
+    /// Nothing else may happen: kinds of faults, `crash` and `stale`.
+    pub fn only(mut self, kinds: &'static [&'static str]) -> Self {
+        self.only = Some(kinds);
+        self
+    }
+
+    pub fn in_turn(mut self) -> Self {
+        self.in_turn = true;
+        self
+    }
+
+    pub fn faults_from(mut self, spec: usize) -> Self {
+        self.faults_from = spec;
+        self
+    }
+
+    pub fn tries(&self, kind: &str) -> bool {
+        self.only.is_none_or(|kinds| kinds.contains(&kind))
+    }
+
     /// Works out where each spec leads without any fault.
     pub fn ready(mut self) -> Self {
         let mut ends = Vec::new();
+        self.begin = (self.empty.clone(), common::start());
         for number in 0..self.specs.len() {
             // What is held ends where the one before ended.
             let kept = (self.held && number + 1 == self.specs.len()) || self.bad(number);
@@ -93,6 +143,15 @@ impl Scenario {
             self.look(&mut world, number, now);
             common::converge(&mut world, &self.specs[number], &self.all_gates(), &mut now);
             ends.push(End::of(&world));
+            if self.settled && ends.len() == 1 {
+                self.join(&mut world);
+                self.begin = (world, now + SignedDuration::from_hours(1));
+            }
+        }
+        if let Some(nginx) = self.begin.0.nginx.known_mut().filter(|_| self.old_workers > 0) {
+            nginx.retiring_workers = self.old_workers;
+            // A reload is held for them only for a while after the last one.
+            nginx.loaded_since = self.begin.1;
         }
         self.ends = ends;
         self
@@ -130,12 +189,13 @@ impl Scenario {
     }
 
     /// What happens by itself between two passes: containers become healthy, checks run, jobs end, servers of Consul join.
-    /// Of the versions that fail, `bad` never becomes healthy, and `late` dies three seconds after each start of its first minute.
+    /// Of the versions that fail, `bad` never becomes healthy, `second` never in its second slot, and `late` dies three seconds
+    /// after each start of its first minute.
     pub fn settle(&self, world: &mut Observed, spec: usize, now: Timestamp) {
         common::settle(world, &self.specs[spec], now);
         if let Some(docker) = world.docker.known_mut() {
             for container in docker.containers.values_mut().filter(|container| container.state.running()) {
-                if container.config.contains(":bad") {
+                if is_bad(container) {
                     match container.health {
                         Health::None => container.probe = Some(Probe::Failing("500".to_owned())),
                         _ => container.health = Health::Unhealthy("500".to_owned()),
@@ -160,7 +220,7 @@ impl Scenario {
 
     /// The spec wants a version that fails.
     pub fn bad(&self, spec: usize) -> bool {
-        let fails = |image: &str| image.contains(":bad") || image.contains(":late");
+        let fails = |image: &str| image.contains(":bad") || image.contains(":late") || image.contains(":second");
         self.specs[spec].services.values().any(|service| fails(&service.config.image))
     }
 
@@ -186,9 +246,9 @@ impl Scenario {
     }
 }
 
-/// A version that never becomes healthy.
+/// A version that never becomes healthy, or not in the second slot.
 pub fn is_bad(container: &Container) -> bool {
-    container.config.contains(":bad")
+    container.config.contains(":bad") || (container.config.contains(":second") && container.slot == 2)
 }
 
 /// A world at rest, with everything masked that two ways to it may do differently.

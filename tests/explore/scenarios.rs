@@ -22,7 +22,7 @@ upstreams:
   fixed: { service: fixed, listen: 8081, drain: 10s, when_empty: keep }
 "#;
 
-fn with(text: &str, changes: &[(&str, &str)]) -> String {
+pub fn with(text: &str, changes: &[(&str, &str)]) -> String {
     let mut text = text.to_owned();
     for (old, new) in changes {
         assert!(text.contains(old), "{old} is not in the spec");

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
-use crate::common;
 use crate::scenario::Scenario;
 use crate::state::{Ghost, Hidden, Older, State};
 use crate::tally::{Tally, too_much};
@@ -86,9 +85,9 @@ impl<'s> Search<'s> {
     }
 
     fn start(&self) -> State {
-        let now = common::start();
+        let (world, now) = self.visitor.scenario.begin.clone();
         let mut start = State {
-            world: self.visitor.scenario.empty.clone(),
+            world,
             now,
             spec: 0,
             ghost: Ghost::default(),
@@ -102,6 +101,7 @@ impl<'s> Search<'s> {
             crashed: false,
         };
         self.visitor.scenario.look(&mut start.world, 0, now);
+        start.remember();
         start
     }
 

@@ -76,11 +76,14 @@ impl Visitor<'_> {
         }
         let together = self.bounds.together;
         let struck = state.faults < self.bounds.faults || state.stale < self.bounds.stale;
-        if together || !(struck || state.crashed) {
+        if self.scenario.tries("crash") && (together || !(struck || state.crashed)) {
             self.crashes(state, &objects, &judge, visit)?;
         }
-        self.others(state, together, struck, visit);
-        if state.stale > 0 && (together || !(state.crashed || state.faults < self.bounds.faults)) {
+        self.others(state, objects.is_empty(), struck, visit);
+        if state.stale > 0
+            && self.scenario.tries("stale")
+            && (together || !(state.crashed || state.faults < self.bounds.faults))
+        {
             self.late_views(state, visit)?;
         }
         Ok(())
@@ -105,9 +108,11 @@ impl Visitor<'_> {
     }
 
     /// What comes from outside: another spec, faults, and backends that answer again.
-    fn others(&self, state: &State, together: bool, struck: bool, visit: &mut Visit) {
+    fn others(&self, state: &State, idle: bool, struck: bool, visit: &mut Visit) {
+        let together = self.bounds.together;
         let spec = &self.scenario.specs[state.spec];
-        if state.spec + 1 < self.scenario.specs.len() && (together || !(struck || state.crashed)) {
+        let next = state.spec + 1 < self.scenario.specs.len() && (idle || !self.scenario.in_turn);
+        if next && (together || !(struck || state.crashed)) {
             visit.changes += 1;
             let mut after = state.clone();
             after.spec += 1;
@@ -122,8 +127,9 @@ impl Visitor<'_> {
             self.scenario.look(&mut after.world, after.spec, after.now);
             push(visit, format!("spec {}", after.spec), None, Tally::default(), after);
         }
-        if state.faults > 0 && (together || !(state.crashed || state.stale < self.bounds.stale)) {
-            for fault in Fault::all(state, spec) {
+        let strikes = state.faults > 0 && state.spec >= self.scenario.faults_from;
+        if strikes && (together || !(state.crashed || state.stale < self.bounds.stale)) {
+            for fault in Fault::all(state, spec).into_iter().filter(|fault| self.scenario.tries(fault.kind())) {
                 if let Some(mut after) = fault.strike(state, spec) {
                     visit.faults += 1;
                     // Nobody looks while time passes, but the world goes on.
@@ -289,6 +295,10 @@ impl Visitor<'_> {
             let all: Vec<usize> = objects.iter().map(|(_, steps)| steps.len()).collect();
             let (mut after, what, done) = self.apply(state, objects, &all, judge, visit)?;
             self.scenario.settle(&mut after.world, after.spec, after.now);
+            // Nothing is different after it, and so the next pass does it again, and every one after that.
+            if after.key() == state.key() {
+                return Err(format!("it does the same in every pass: {what}"));
+            }
             return next(what, done, after);
         }
         let mut after = state.clone();
