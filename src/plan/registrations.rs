@@ -197,7 +197,8 @@ impl<'a> Planner<'a> {
     }
 
     /// A replica that is to leave, and serves until others can: what it is registered as stays as it is, since the spec
-    /// speaks of its successor. One that lost it all is registered as the spec says, if it can be.
+    /// speaks of its successor. One that lost it all, or was started again on another host port, is registered as the spec
+    /// says, if it can be.
     fn keep_registered(
         &mut self,
         service: &'a Service,
@@ -206,9 +207,14 @@ impl<'a> Planner<'a> {
         kept: &mut HashSet<&'a str>,
     ) {
         let registrations = self.facts.registrations(&container.id).to_vec();
-        for registration in &registrations {
+        for registration in registrations.iter().copied() {
             kept.insert(&registration.id);
-            self.health(container, registration);
+            match self.moved(service, container, registration).filter(|_| !no_leader) {
+                Some(declared) => {
+                    self.registration(service, container, &declared, &registration.id, Some(registration))
+                }
+                None => self.health(container, registration),
+            }
         }
         if !registrations.is_empty() || no_leader {
             return;
@@ -222,6 +228,22 @@ impl<'a> Planner<'a> {
                 kept.extend(seen.map(|seen| seen.id.as_str()));
             }
         }
+    }
+
+    /// What the registration should be instead, when nobody answers any more where it sends requests to: its container was
+    /// started again, and Docker chose another host port. Consul's check does not tell when it asks the container itself.
+    fn moved(&self, service: &'a Service, container: &Container, seen: &Registration) -> Option<Declared<'a>> {
+        let own = |address: IpAddr| address.to_string() == seen.address;
+        let answers = container.published.iter().any(|published| published.host == seen.port)
+            || container.networks.values().filter_map(own_address).any(own);
+        let settled = seen.maintenance == Maintenance::Off && self.facts.fitness(container, Some(service)).healthy();
+        let mut declared = Declared::of(service).into_iter().filter(|_| settled && !answers);
+        declared.find(|one| {
+            let advertise = self.context.advertise.as_deref();
+            let address = self.facts.registered_address(container, one.register, advertise);
+            self.registration_id(container, one.register) == seen.id
+                && address.is_ok_and(|(address, port)| (&address, port) != (&seen.address, seen.port))
+        })
     }
 
     /// `seen`: what has this id now.

@@ -5,7 +5,7 @@ use reeve::plan::action::{Action, ConsulAction};
 use reeve::plan::{Step, System};
 use reeve::spec::Spec;
 
-use crate::measure::{passes, replaced_networks};
+use crate::measure::{fit, passes, replaced_networks};
 use crate::oracle::{Verdict, ensure};
 use crate::state::State;
 
@@ -51,6 +51,15 @@ pub fn undone(state: &State, spec: &Spec, steps: &[Step]) -> Verdict {
         let believed = registration.maintenance == Maintenance::Off && passes(registration);
         if gone && believed && !about(&registration.id) {
             return Err(format!("{} passes in Consul, and its container is gone", registration.id));
+        }
+    }
+    // Nobody is sent where the container is not any more: started again, it may have another port.
+    for registration in consul.registrations.values().filter(|r| r.maintenance == Maintenance::Off && passes(r)) {
+        let Some(container) = state.container(&registration.container).filter(|c| c.state.running()) else { continue };
+        let there = container.published.iter().any(|published| published.host == registration.port);
+        let fits = consul.leader.is_some() && fit(container) && !container.published.is_empty();
+        if fits && !there && !about(&registration.id) {
+            return Err(format!("Consul gives out {}, which is not there any more", registration.id));
         }
     }
     // What an agent lost is back in one pass.
