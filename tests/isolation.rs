@@ -45,6 +45,8 @@ struct Refuses {
     everything: bool,
     /// It accepts everything, whatever it is.
     accepts: bool,
+    /// The name of this endpoint does not resolve.
+    unresolved: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -109,14 +111,21 @@ impl<'c> Site<'c> {
             let written = after.nginx.known().and_then(|nginx| nginx.generations.get(&id)).expect("written");
             let bad = written.manifest.upstreams.iter().filter(|(_, routed)| is_bad(routed));
             let bad: Vec<u16> = bad.map(|(_, routed)| routed.upstream.listen.port).collect();
+            let lost = |routed: &RoutedUpstream| {
+                refuses.unresolved.is_some_and(|lost| routed.endpoints.iter().any(|one| one.to_string() == lost))
+            };
+            let lost = written.manifest.upstreams.iter().find(|(_, routed)| lost(routed)).map(|(name, _)| name.clone());
             let here = refuses.in_load == (stage != Stage::Check);
-            let refused = refuses.everything || (here && !bad.is_empty() && !refuses.accepts);
+            let refused = lost.is_some() || refuses.everything || (here && !bad.is_empty() && !refuses.accepts);
             if !refused {
                 self.world = after;
                 continue;
             }
             self.seen.refusals += 1;
             let message = match bad.first() {
+                _ if let (Some(name), Some(lost)) = (&lost, refuses.unresolved) => format!(
+                    "nginx: [emerg] host not found in upstream \"{lost}\" in /x/{id}/files/upstream-{name}.conf:2"
+                ),
                 Some(port) if refuses.named => format!("nginx: [emerg] no in /x/{id}/files/server-{port}-_.conf:3"),
                 _ => "nginx: [emerg] no".to_owned(),
             };
@@ -290,6 +299,108 @@ fn an_nginx_that_refuses_everything_convicts_nobody_and_is_asked_seldom() {
     site.refuses.everything = false;
     assert!(site.settle(&spec).converged());
     site.assert_isolated(32, &BTreeSet::new());
+}
+
+/// Upstream `u000` of the given size of bodies, and `far`, which is routed to these endpoints of somebody else's.
+fn with_names(site: &mut Site<'_>, size: u64, endpoints: &[&str]) -> Spec {
+    let spec = spec(&format!(
+        "name: shop\nservices: {{}}\nupstreams:\n  u000: {{ service: web, listen: 8000, max_body_size: {size} }}\n  far: {{ service: far, listen: 8001 }}\n"
+    ));
+    look(&mut site.world, &spec, &site.context.owner, site.now);
+    let consul = site.world.consul.known_mut().expect("known");
+    let query = spec.upstreams["far"].query.as_ref().expect("it asks for a service");
+    let answer = consul.catalog.get_mut(query).and_then(|view| view.known_mut()).expect("it was asked");
+    answer.instances = endpoints
+        .iter()
+        .map(|endpoint| {
+            let (address, port) = endpoint.split_once(':').expect("an address and a port");
+            Instance {
+                id: (*endpoint).to_owned(),
+                node: "n1".to_owned(),
+                address: address.to_owned(),
+                port: port.parse().expect("a port"),
+                passing: true,
+                doubtful: false,
+                maintenance: false,
+                weight: 1,
+                owner: None,
+                container: None,
+                trouble: None,
+            }
+        })
+        .collect();
+    spec
+}
+
+fn far(site: &Site<'_>) -> Vec<String> {
+    let Loaded::Generation(id) = &site.nginx().loaded else { panic!("nothing is loaded") };
+    site.nginx().generations[id].manifest.upstreams["far"].endpoints.iter().map(ToString::to_string).collect()
+}
+
+/// Passes until `until`, each when its time has come.
+fn pass_until(site: &mut Site<'_>, spec: &Spec, until: Timestamp) -> Plan {
+    loop {
+        let wave = site.settle(spec);
+        let next = wave.waiting.iter().filter_map(|waiting| waiting.until).filter(|at| *at > site.now).min();
+        match next.filter(|next| *next <= until) {
+            Some(next) => site.now = next,
+            None => return wave,
+        }
+    }
+}
+
+#[test]
+fn a_name_in_force_that_stops_resolving_holds_the_others_only_for_a_moment() {
+    for (endpoints, left) in
+        [(&["db.example:80", "192.0.2.7:80"][..], vec!["192.0.2.7:80"]), (&["db.example:80"][..], Vec::new())]
+    {
+        let renderer = renderer();
+        let mut site = Site::new(&renderer, 1);
+        let spec = with_names(&mut site, 1, endpoints);
+        site.settle(&spec);
+        assert_eq!(far(&site).len(), endpoints.len());
+        site.now += SignedDuration::from_mins(10);
+        site.refuses.unresolved = Some("db.example:80");
+        // Nobody wants anything else: what is loaded has resolved it before.
+        let wave = site.settle(&spec);
+        assert!(wave.converged(), "{:?}", wave.waiting);
+
+        let spec = with_names(&mut site, 2, endpoints);
+        let wave = site.settle(&spec);
+        assert!(wave.waiting.iter().any(|waiting| waiting.kind == "rejected"), "{:?}", wave.waiting);
+        assert_eq!((site.loaded_size("u000"), far(&site).len()), (Some(1), endpoints.len()), "it may only be a hiccup");
+        let until = site.now + SignedDuration::from_secs(30);
+        let wave = pass_until(&mut site, &spec, until);
+        assert_eq!((site.loaded_size("u000"), far(&site)), (Some(2), left.iter().map(ToString::to_string).collect()));
+        assert_eq!(Site::refused(&wave), BTreeSet::from(["far".to_owned()]));
+        let reason = &wave.waiting.iter().find(|waiting| waiting.kind == "refused").expect("it waits").reason;
+        let words = if left.is_empty() { "nothing is left of it without" } else { "it is routed without" };
+        assert!(reason.contains("host not found") && reason.contains(&format!("{words} db.example:80")), "{reason}");
+        // The others are not held again.
+        let spec = with_names(&mut site, 3, endpoints);
+        site.seen = Seen::default();
+        site.settle(&spec);
+        assert_eq!((site.loaded_size("u000"), site.seen.loads), (Some(3), 1));
+        // It resolves again.
+        site.refuses.unresolved = None;
+        let until = site.now + SignedDuration::from_mins(11);
+        let wave = pass_until(&mut site, &spec, until);
+        assert!(wave.converged(), "{:?}", wave.waiting);
+        assert_eq!(far(&site).len(), endpoints.len());
+    }
+}
+
+#[test]
+fn a_new_endpoint_that_does_not_resolve_holds_no_other_endpoint() {
+    let renderer = renderer();
+    let mut site = Site::new(&renderer, 1);
+    let spec = with_names(&mut site, 1, &["192.0.2.7:80"]);
+    site.settle(&spec);
+    site.refuses.unresolved = Some("db.example:80");
+    let spec = with_names(&mut site, 1, &["192.0.2.8:80", "db.example:80"]);
+    let wave = site.settle(&spec);
+    assert_eq!(far(&site), ["192.0.2.8:80"]);
+    assert_eq!(Site::refused(&wave), BTreeSet::from(["far".to_owned()]));
 }
 
 #[test]

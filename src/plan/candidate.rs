@@ -55,13 +55,15 @@ pub(super) struct Settled<'a> {
     steps: BTreeMap<String, u8>,
     /// Why, by upstream.
     reasons: BTreeMap<String, (String, Option<Timestamp>)>,
+    /// Endpoints that are left out since their names do not resolve, by upstream.
+    unresolved: BTreeMap<String, BTreeSet<String>>,
     /// Generations that told something.
     pub heeded: BTreeSet<&'a GenerationId>,
 }
 
-/// Steps back from the wanted content: the definition in force with the present endpoints; with the endpoints in force
+/// Steps back from the wanted content: without the endpoints whose names do not resolve; the definition in force with the present endpoints; with the endpoints in force
 /// that are still good; exactly what is in force; nothing.
-const NOTHING: u8 = 4;
+const NOTHING: u8 = 5;
 
 impl<'a> Planner<'a> {
     /// The template to render with; `None`: there is none, and the reason waits.
@@ -137,8 +139,13 @@ impl<'a> Planner<'a> {
         evidence: &Evidence<'a>,
         wanted: Routes,
     ) -> Settled<'a> {
-        let mut settled =
-            Settled { routes: wanted, steps: BTreeMap::new(), reasons: BTreeMap::new(), heeded: BTreeSet::new() };
+        let mut settled = Settled {
+            routes: wanted,
+            steps: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
+            heeded: BTreeSet::new(),
+        };
         let Some(settings) = &self.context.nginx else { return settled };
         loop {
             let convicted = self.step_back_from_convictions(nginx, evidence, &mut settled);
@@ -188,7 +195,11 @@ impl<'a> Planner<'a> {
             let step = settled.steps.entry(name.to_owned()).or_insert(0);
             *step = (*step + 1).min(NOTHING);
             let step = *step;
-            let content = self.content_at(nginx, settled, name, step);
+            settled.unresolved.remove(name);
+            let content = match step {
+                1 => Self::resolvable(evidence, settled, name),
+                _ => self.content_at(nginx, settled, name, step),
+            };
             if step < NOTHING && content.as_ref() == settled.routes.get(name) {
                 continue;
             }
@@ -204,6 +215,17 @@ impl<'a> Planner<'a> {
             };
             return;
         }
+    }
+
+    /// What is wanted, without the endpoints whose names nginx could not resolve: those hold nobody but themselves.
+    fn resolvable(evidence: &Evidence<'a>, settled: &mut Settled<'a>, name: &str) -> Option<RoutedUpstream> {
+        let mut routed = settled.routes.get(name)?.clone();
+        let unresolved = evidence.unresolved(name);
+        let (left, lost): (Vec<_>, Vec<_>) =
+            routed.endpoints.into_iter().partition(|one| !unresolved.contains(one.to_string().as_str()));
+        routed.endpoints = left;
+        settled.unresolved.insert(name.to_owned(), lost.iter().map(ToString::to_string).collect());
+        Some(routed)
     }
 
     fn content_at(
@@ -224,9 +246,9 @@ impl<'a> Planner<'a> {
             None => return None,
         };
         match step {
-            1 if self.spec.upstreams.contains_key(name) => Some(self.last_good(before)),
-            1 | 2 => Some(self.still_good(before).into_owned()),
-            3 => running_routes(nginx).and_then(|routes| routes.get(name)).cloned(),
+            2 if self.spec.upstreams.contains_key(name) => Some(self.last_good(before)),
+            2 | 3 => Some(self.still_good(before).into_owned()),
+            4 => running_routes(nginx).and_then(|routes| routes.get(name)).cloned(),
             _ => None,
         }
     }
@@ -244,9 +266,16 @@ impl<'a> Planner<'a> {
     /// Says why upstreams do not get what they should, and what they have instead.
     pub(super) fn tell(&mut self, settled: &Settled<'a>) {
         for (name, (reason, until)) in &settled.reasons {
-            let instead = match settled.routes.contains_key(name) {
-                true => "it keeps its last good configuration",
-                false => "it is left out",
+            let without = settled.unresolved.get(name).map(|lost| Vec::from_iter(lost.iter().cloned()).join(" and "));
+            let instead = match (settled.routes.get(name), without) {
+                (None, _) => "it is left out".to_owned(),
+                (Some(_), None) => "it keeps its last good configuration".to_owned(),
+                (Some(routed), Some(lost)) if routed.endpoints.is_empty() => {
+                    format!(
+                        "nothing is left of it without {lost}, and it answers like an empty one until that resolves"
+                    )
+                }
+                (Some(_), Some(lost)) => format!("it is routed without {lost} until that resolves"),
             };
             let object = ObjectKey::Upstream(name.clone());
             let reason = format!("{reason}; {instead}");
@@ -270,6 +299,11 @@ impl<'a> Planner<'a> {
             .into_iter()
             .flatten()
             .map(|(name, before)| (name.clone(), self.still_good(before).into_owned()))
+            .filter_map(|(name, before)| match evidence.conviction(&name, Some(&before)) {
+                // Not even what is in force can be loaded again.
+                Some(_) => target.get(&name).map(|instead| (name, instead.clone())),
+                None => Some((name, before)),
+            })
             .collect();
         let (next, refusal) = evidence.next(&safe, target);
         let (routes, control) = match next {

@@ -6,13 +6,14 @@
 //! passes is loaded on the way. A refusal without suspects means that nginx does not accept even what is in force.
 //!
 //! A conviction is of a content (definition, endpoints, digests of TLS files), so changes of others never repeat the
-//! search. Every verdict has an end, so that a fault that lay elsewhere heals by itself; the time doubles with each refusal
+//! search. The exception is a name of an endpoint in force that does not resolve any more: when that has lasted, what is in
+//! force is convicted, too, or it would hold all others for as long as the name is gone. Every verdict has an end, so that a fault that lay elsewhere heals by itself; the time doubles with each refusal
 //! of the same content. What is done about a verdict is `generations`'.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::planner::after;
 use crate::observed::{GenerationId, Loaded, Manifest, Nginx, Rejection, RoutedUpstream, Stage};
@@ -25,6 +26,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(600);
 /// When nothing at all can be loaded, everybody waits: then it is tried more often.
 const LONGEST_RETRY_OF_ALL: Duration = Duration::from_secs(30);
+/// A name in force that stops resolving goes on being served by what is loaded, which has resolved it before. Only when
+/// others have been held for so long is it left out: a name server that hiccups must not cost an endpoint.
+const NAME_PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 
 /// One refused generation.
 #[derive(Debug)]
@@ -36,6 +40,10 @@ pub(super) struct Refusal<'a> {
     culprits: BTreeSet<&'a str>,
     /// nginx's message names the culprits.
     named: bool,
+    /// It is about a name that does not resolve any more, of these upstreams as they were in force.
+    fallen: BTreeSet<&'a str>,
+    /// …and that has lasted: they are the culprits, although in force.
+    fell: bool,
     /// Until then it counts.
     pub until: Timestamp,
 }
@@ -49,6 +57,11 @@ impl<'a> Refusal<'a> {
         self.culprits.is_empty()
     }
 
+    /// The endpoint whose name nginx could not resolve.
+    fn unresolved(&self) -> Option<&'a str> {
+        unresolved(&self.rejection.message)
+    }
+
     /// What nginx said, in one line for a reason.
     pub fn words(&self) -> String {
         let verb = match self.rejection.stage {
@@ -57,6 +70,12 @@ impl<'a> Refusal<'a> {
         };
         format!("{verb}: {}", readable(&self.rejection.message, &self.manifest.upstreams))
     }
+}
+
+/// `name:port` of the endpoint that a message is about because its name does not resolve.
+fn unresolved(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("host not found in upstream \"")?;
+    rest.split_once('"').map(|(endpoint, _)| endpoint)
 }
 
 /// nginx's message with the paths of TLS files as the spec names them: nginx reads copies of them.
@@ -124,10 +143,18 @@ impl<'a> Evidence<'a> {
             };
             let blamed = blamed(manifest, &rejection.message);
             let named: BTreeSet<&str> = suspects.iter().copied().filter(|name| blamed.contains(*name)).collect();
+            let has = |routed: &RoutedUpstream, name: &str| routed.endpoints.iter().any(|one| one.to_string() == name);
+            let lost = unresolved(&rejection.message).filter(|_| named.is_empty());
+            let fallen = manifest
+                .upstreams
+                .iter()
+                .filter(|(name, routed)| blamed.contains(*name) && lost.is_some_and(|lost| has(routed, lost)));
             let mut refusal = Refusal {
                 id,
                 rejection,
                 manifest,
+                fallen: fallen.map(|(name, _)| name.as_str()).collect(),
+                fell: false,
                 named: !blamed.is_empty(),
                 culprits: if blamed.is_empty() { suspects } else { named },
                 until: Timestamp::MIN,
@@ -141,7 +168,30 @@ impl<'a> Evidence<'a> {
             evidence.refusals.push(refusal);
         }
         evidence.refusals.sort_by_key(|refusal| (refusal.rejection.at, refusal.id));
+        evidence.convict_fallen();
         evidence
+    }
+
+    /// Names in force that have not resolved for long enough, with nothing accepted meanwhile.
+    fn convict_fallen(&mut self) {
+        let accepted_at = self.accepted_at;
+        let since = |refusal: &&mut Refusal<'a>| {
+            !refusal.fallen.is_empty() && accepted_at.is_none_or(|at| at < refusal.rejection.at)
+        };
+        let mut fallen: Vec<&mut Refusal<'a>> = self.refusals.iter_mut().filter(since).collect();
+        let lasts = match fallen.as_slice() {
+            [first, .., last] => last.rejection.at.duration_since(first.rejection.at) >= NAME_PATIENCE,
+            _ => false,
+        };
+        for refusal in fallen.iter_mut().filter(|_| lasts) {
+            refusal.culprits.clone_from(&refusal.fallen);
+            refusal.fell = true;
+        }
+    }
+
+    /// `name:port` of the endpoints of an upstream that nginx could not resolve lately.
+    pub fn unresolved(&self, name: &str) -> BTreeSet<&'a str> {
+        self.live().filter(|refusal| refusal.culprits.contains(name)).filter_map(Refusal::unresolved).collect()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -163,11 +213,12 @@ impl<'a> Evidence<'a> {
 
     /// The refusal that convicts this content of an upstream (`None`: its absence).
     pub fn conviction(&self, name: &str, content: Option<&RoutedUpstream>) -> Option<&Refusal<'a>> {
-        if self.in_force.is_some_and(|routes| routes.get(name) == content) {
-            return None;
-        }
+        let runs = self.in_force.is_some_and(|routes| routes.get(name) == content);
         let convicts = |refusal: &&Refusal<'a>| {
-            refusal.culprits.len() == 1 && refusal.culprits.contains(name) && refusal.content(name) == content
+            (refusal.fell || !runs)
+                && refusal.culprits.len() == 1
+                && refusal.culprits.contains(name)
+                && refusal.content(name) == content
         };
         self.live().filter(convicts).max_by_key(|refusal| refusal.until)
     }

@@ -154,7 +154,7 @@ fn a_log_folder_that_is_missing_holds_only_its_upstream_until_it_is_made() {
 }
 
 #[test]
-fn an_endpoint_whose_name_does_not_resolve_holds_only_its_upstream() {
+fn an_endpoint_whose_name_does_not_resolve_holds_only_itself() {
     let site = Site::new("resolve");
     let (other, listen) = (site.ports.listen(0), site.ports.listen(1));
     let consul = site.consul();
@@ -166,10 +166,51 @@ fn an_endpoint_whose_name_does_not_resolve_holds_only_its_upstream() {
         });
     consul.register("bad", "far", "no-such-host.invalid", 9);
     eventually("it waits", || daemon.waits(&["upstream far", "no-such-host.invalid"]).map(drop));
-    the_other_goes_on(&site, &mut daemon, &far, &["upstream far", "host not found", "last good"]);
+    the_other_goes_on(
+        &site,
+        &mut daemon,
+        &far,
+        &["upstream far", "host not found", "it is routed without no-such-host.invalid:9"],
+    );
     assert_eq!(site.nginx.servers("far").into_iter().collect::<Vec<_>>(), ["127.0.0.1:9"]);
     consul.deregister("bad");
     eventually("mended", || daemon.converged());
+}
+
+/// An nginx that has `/etc/hosts` for itself, in this file.
+fn nginx_with_hosts(site: &mut Site, hosts: &Path) {
+    let binary = site.folder().join("nginx-with-hosts");
+    let script = format!(
+        "#!/bin/sh\nexec unshare --mount sh -c 'mount --bind {} /etc/hosts && exec nginx \"$@\"' nginx \"$@\"\n",
+        hosts.display()
+    );
+    fs::write(&binary, script).expect("written");
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("executable");
+    site.nginx_binary = binary.display().to_string();
+    site.write_settings();
+}
+
+#[test]
+fn a_name_in_force_that_stops_resolving_is_left_out_and_taken_back() {
+    let mut site = Site::new("unresolved");
+    let hosts = site.folder().join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost far.example\n").expect("written");
+    nginx_with_hosts(&mut site, &hosts);
+    let (other, listen) = (site.ports.listen(0), site.ports.listen(1));
+    let consul = site.consul();
+    consul.register("far", "far", "far.example", 9);
+    let far = ("far", format!("service: far, listen: {listen}"));
+    let mut daemon = site
+        .run_until(&spec(&site, &[("other", answers(other, 301)), (far.0, far.1.clone())]), |daemon| {
+            daemon.converged()
+        });
+    assert_eq!(site.nginx.servers("far").into_iter().collect::<Vec<_>>(), ["far.example:9"]);
+    fs::write(&hosts, "127.0.0.1 localhost\n").expect("written");
+    the_other_goes_on(&site, &mut daemon, &far, &["upstream far", "host not found", "nothing is left of it"]);
+    assert_eq!(answer(listen), Ok(503));
+    fs::write(&hosts, "127.0.0.1 localhost far.example\n").expect("written");
+    eventually("it is taken back", || daemon.converged());
+    assert_eq!(site.nginx.servers("far").into_iter().collect::<Vec<_>>(), ["far.example:9"]);
 }
 
 #[test]
