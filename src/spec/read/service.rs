@@ -155,6 +155,8 @@ fn image(entry: &Entry, context: &mut Context<'_>) -> String {
     text.to_owned()
 }
 
+/// Docker's own grammar, `[registry/]path[:tag][@digest]`: what it refuses would else fail at the first pull, with
+/// nothing but "invalid reference format".
 fn image_reference(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("it is empty".to_owned());
@@ -163,19 +165,55 @@ fn image_reference(text: &str) -> Result<(), String> {
     if let Some(letter) = text.chars().find(|letter| !allowed(*letter)) {
         return Err(format!("`{}` is not allowed in it", letter.escape_debug()));
     }
-    let name = text.split('@').next().unwrap_or(text);
-    let path = match name.rsplit_once(':') {
-        Some((path, tag)) if !tag.contains('/') => path,
-        _ => name,
+    let (name, digest) = match text.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (text, None),
+    };
+    let (path, tag) = match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        _ => (name, None),
     };
     // Before the first `/` may stand a registry, whose name may have capitals.
     let repository = match path.split_once('/') {
         Some((registry, rest)) if registry.contains(['.', ':']) || registry == "localhost" => rest,
         _ => path,
     };
-    match repository.chars().any(|letter| letter.is_ascii_uppercase()) || repository.is_empty() {
-        true => Err("the repository must be lower-case".to_owned()),
-        false => Ok(()),
+    if repository.is_empty() {
+        return Err("it names no repository".to_owned());
+    }
+    if repository.chars().any(|letter| letter.is_ascii_uppercase()) {
+        return Err("the repository must be lower-case".to_owned());
+    }
+    // The part itself is not quoted: it may be the value of a variable.
+    if !repository.split('/').all(repository_part) {
+        return Err("each part of the repository begins and ends with a letter or digit".to_owned());
+    }
+    match tag {
+        Some("") => return Err("nothing follows the `:`, where the tag belongs".to_owned()),
+        Some(tag) if tag.starts_with(['.', '-']) || tag.len() > 128 => {
+            return Err("a tag begins with a letter, digit or `_` and has at most 128 characters".to_owned());
+        }
+        Some(_) | None => {}
+    }
+    match digest {
+        Some(digest) if !image_digest(digest) => Err("a digest is `sha256:` and 64 hexadecimal digits".to_owned()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Lower-case letters and digits, with `.`, `_`, `__` or any number of `-` between them.
+fn repository_part(part: &str) -> bool {
+    let word = |letter: char| letter.is_ascii_alphanumeric();
+    let between = |mark: &str| matches!(mark, "" | "." | "_" | "__") || mark.chars().all(|letter| letter == '-');
+    part.starts_with(word) && part.ends_with(word) && part.split(word).all(between)
+}
+
+fn image_digest(digest: &str) -> bool {
+    let hexadecimal = |text: &str| text.chars().all(|letter| matches!(letter, '0'..='9' | 'a'..='f'));
+    match digest.split_once(':') {
+        Some(("sha256", rest)) => rest.len() == 64 && hexadecimal(rest),
+        Some(("sha512", rest)) => rest.len() == 128 && hexadecimal(rest),
+        _ => false,
     }
 }
 
