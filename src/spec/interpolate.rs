@@ -217,7 +217,14 @@ impl<'a> Interpolation<'a> {
     pub fn node(&mut self, node: &mut Node, bare: Bare, report: &mut Report) {
         let scalar = match &mut node.value {
             Value::Null => return,
-            Value::Sequence(items) => return items.iter_mut().for_each(|item| self.node(item, bare, report)),
+            Value::Sequence(items) => {
+                return items.retain_mut(|item| {
+                    let empty = item.is_null();
+                    self.node(item, bare, report);
+                    // One that could not be replaced goes: an empty entry is a mistake of its own in most lists.
+                    empty || !item.is_null()
+                });
+            }
             Value::Mapping(entries) => {
                 return entries.iter_mut().for_each(|entry| self.node(&mut entry.value, bare, report));
             }
