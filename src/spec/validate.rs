@@ -90,8 +90,11 @@ fn dependencies(drafted: &Drafted, draft: &Draft, report: &mut Report) {
         };
         if drafted.active && !other.active && dependency.required {
             let message = format!("`{name}` needs `{target}`, which is off");
-            let help =
-                format!("turn on one of its profiles ({}), or write `required: false`", other.profiles.join(", "));
+            let first = other.profiles.first().map_or("", String::as_str);
+            let help = format!(
+                "turn a profile of it on (`COMPOSE_PROFILES={}` in the environment or in `.env`), or write `required: false`",
+                shown(first)
+            );
             report.error_help(place, message, help);
         }
         match (dependency.condition, other.health) {
