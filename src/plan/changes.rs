@@ -1,14 +1,15 @@
 //! `old => new`: which fields differ between the configuration that a replica was made from and the one that is wanted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::Change;
 use crate::spec::container::{Port, Protocol, Published};
 
-/// Compares two canonical JSON texts. Nested objects are compared key by key (`environment.MODE`); everything else as a
-/// whole. Secrets are digests in both, and are not shown even so.
+/// Compares two canonical JSON texts. Nested objects are compared key by key (`environment.MODE`), and lists of what has a
+/// place in the container place by place (`files./etc/app.conf`); everything else as a whole. Secrets are digests in both,
+/// and are not shown even so.
 pub fn between(old: &str, new: &str) -> Vec<Change> {
     let mut changes = Vec::new();
     let old = serde_json::from_str(old).unwrap_or(Value::Null);
@@ -29,8 +30,24 @@ fn collect(field: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut 
         }
         return;
     }
+    if let (Some(old_by), Some(new_by)) = (old.and_then(by_target), new.and_then(by_target)) {
+        let targets: BTreeSet<&str> = old_by.keys().chain(new_by.keys()).copied().collect();
+        for target in targets {
+            let nested = format!("{field}.{target}");
+            collect(&nested, old_by.get(target).copied(), new_by.get(target).copied(), changes);
+        }
+        return;
+    }
     let side = |value: Option<&Value>| value.map(|value| text(field, value));
     changes.push(Change { field: field.to_owned(), old: side(old), new: side(new) });
+}
+
+/// The entries of a list by their `target`, when each has one of its own.
+fn by_target(list: &Value) -> Option<BTreeMap<&str, &Value>> {
+    let list = list.as_array()?;
+    let entries: Option<BTreeMap<&str, &Value>> =
+        list.iter().map(|entry| Some((entry.get("target")?.as_str()?, entry))).collect();
+    entries.filter(|entries| entries.len() == list.len())
 }
 
 fn text(field: &str, value: &Value) -> String {
@@ -90,5 +107,24 @@ mod tests {
             ]
         );
         assert_eq!(fields(&changes), "environment, image, init");
+    }
+
+    #[test]
+    fn of_many_files_only_the_one_that_differs_is_named_and_secrets_are_not_shown() {
+        let old =
+            r#"{"files":[{"content":{"inline":"a"},"target":"/a"},{"content":{"inline":"secret:12"},"target":"/s"}]}"#;
+        let new =
+            r#"{"files":[{"content":{"inline":"b"},"target":"/a"},{"content":{"inline":"secret:34"},"target":"/s"}]}"#;
+        let lines: Vec<String> = between(old, new)
+            .iter()
+            .map(|change| format!("{}: {:?} => {:?}", change.field, change.old.as_deref(), change.new.as_deref()))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                r#"files./a.content.inline: Some("\"a\"") => Some("\"b\"")"#,
+                r#"files./s.content.inline: Some("(secret)") => Some("(secret)")"#,
+            ]
+        );
     }
 }
