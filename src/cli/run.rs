@@ -127,7 +127,7 @@ fn reread(context: &Context, name: &str) -> anyhow::Result<(Settings, SpecSource
         warn!("{warning}");
     }
     let options = project::load_options(&settings, context.global.project.as_deref(), false)?;
-    let source = SpecSource::open(options).map_err(|diagnostics| anyhow::anyhow!(diagnostics.render(false)))?;
+    let source = SpecSource::open(options).map_err(|diagnostics| anyhow::anyhow!(diagnostics.line()))?;
     anyhow::ensure!(
         source.spec().project == name,
         "the project's name changed from {name} to {}; end the daemon, `reeve destroy`, and start it anew",

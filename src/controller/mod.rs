@@ -229,9 +229,9 @@ impl Controller {
                 self.metrics.spec(true, &spec.digest);
                 interest.send_replace(Interest::of(spec, &self.engine.owner));
             }
-            SpecChange::Invalid(message) => {
-                error!("the changed spec is invalid; the last good one stays in force\n{message}");
-                state.spec_refused = Some(message);
+            SpecChange::Invalid { shown, line } => {
+                error!("the changed spec is invalid; the last good one stays in force: {line}");
+                state.spec_refused = Some(shown);
                 self.metrics.spec(false, &self.source.spec().digest);
             }
         }

@@ -33,8 +33,12 @@ pub enum SpecChange {
     /// The files were written, and mean what they meant before.
     Same,
     Changed,
-    /// With the rendered diagnostics.
-    Invalid(String),
+    Invalid {
+        /// The rendered diagnostics, with the lines at fault.
+        shown: String,
+        /// The same in one line, for the log.
+        line: String,
+    },
 }
 
 pub struct SpecSource {
@@ -54,7 +58,7 @@ impl SpecSource {
     /// When the spec is invalid: a daemon must not start on an empty spec, which would mean "remove everything".
     pub fn open(options: LoadOptions) -> Result<Self, Diagnostics> {
         let loaded = load(&options)?;
-        let warnings = loaded.warnings.iter().map(|warning| warning.render(false)).collect();
+        let warnings = loaded.warnings.iter().map(|warning| warning.line()).collect();
         let judged = fingerprint(&options, &loaded.files);
         let files = watch::Sender::new(loaded.files.clone());
         Ok(Self { options, loaded, judged, pending: None, files, warnings })
@@ -93,21 +97,24 @@ impl SpecSource {
         self.pending = None;
         self.judged = seen;
         match load(&self.options) {
-            Ok(loaded) if loaded.spec.project != self.loaded.spec.project => SpecChange::Invalid(format!(
-                "the project's name changed from {} to {}: everything that is running belongs to the old name; \
-                 take that down with `reeve destroy` and start the daemon anew",
-                self.loaded.spec.project, loaded.spec.project
-            )),
+            Ok(loaded) if loaded.spec.project != self.loaded.spec.project => {
+                let line = format!(
+                    "the project's name changed from {} to {}: everything that is running belongs to the old name; \
+                     take that down with `reeve destroy` and start the daemon anew",
+                    self.loaded.spec.project, loaded.spec.project
+                );
+                SpecChange::Invalid { shown: line.clone(), line }
+            }
             Ok(loaded) => {
                 // Files that the new spec names for the first time belong to the same state.
                 self.judged = fingerprint(&self.options, &loaded.files);
                 self.files.send_replace(loaded.files.clone());
-                self.warnings.extend(loaded.warnings.iter().map(|warning| warning.render(false)));
+                self.warnings.extend(loaded.warnings.iter().map(|warning| warning.line()));
                 let changed = loaded.spec.digest != self.loaded.spec.digest;
                 self.loaded = loaded;
                 if changed { SpecChange::Changed } else { SpecChange::Same }
             }
-            Err(diagnostics) => SpecChange::Invalid(diagnostics.render(false)),
+            Err(diagnostics) => SpecChange::Invalid { shown: diagnostics.render(false), line: diagnostics.line() },
         }
     }
 

@@ -17,6 +17,9 @@ const LONGEST_LINE: usize = 1000;
 /// Most bytes that are shown of what is marked in a longer line.
 const LONGEST_MARK: usize = 80;
 
+/// How many errors a line of a log tells; the file has to be looked at anyway.
+const LINED: usize = 3;
+
 /// How many diagnostics are shown; a file that is wrong throughout would fill the screen otherwise.
 const SHOWN: usize = 40;
 
@@ -124,6 +127,17 @@ impl Diagnostic {
         self
     }
 
+    /// What, where and what to do in one line, for a log: `shop.yaml:6:13: 3 host ports for 4 replicas (each needs one)`.
+    pub fn line(&self) -> String {
+        let place = match (self.file.as_str(), self.line) {
+            ("", _) => String::new(),
+            (file, 0) => format!("{file}: "),
+            (file, line) => format!("{file}:{line}:{}: ", self.column),
+        };
+        let help = self.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        format!("{place}{}{help}", self.message)
+    }
+
     /// The whole text: what, where, the line with a caret, what to do. No line break at the end.
     pub fn render(&self, colour: bool) -> String {
         let level = match self.severity {
@@ -173,6 +187,16 @@ pub struct Diagnostics(pub Vec<Diagnostic>);
 impl Diagnostics {
     pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.iter().filter(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// The errors in one line, for a log.
+    pub fn line(&self) -> String {
+        let mut parts: Vec<String> = self.errors().take(LINED).map(Diagnostic::line).collect();
+        match self.errors().count() - parts.len() {
+            0 => {}
+            more => parts.push(format!("and {more} more (`reeve validate` shows them)")),
+        }
+        parts.join("; ")
     }
 
     /// The text of all, a blank line between each two.

@@ -181,3 +181,18 @@ fn the_order_of_ports_and_mounts_in_the_file_does_not_change_the_hash() {
         hash("services: { web: { image: x, cap_add: [B, A], volumes: ['/b:/b', '/a:/a'], ports: ['2:2', '1:1'] } }\n")
     );
 }
+
+#[test]
+fn a_log_is_told_in_one_line_what_is_wrong_where_and_what_to_do() {
+    let text = "services:\n  web:\n    imge: x\n    image: X\n  a: { build: . }\n  b: {}\n  c: {}\n";
+    let problems = in_memory(text, &options(), &[]).expect_err("there are five mistakes");
+    let line = problems.line();
+    assert!(
+        line.starts_with("a.yaml:3:5: unknown key `imge` in a service (did you mean `image`?); a.yaml:4:12: "),
+        "{line}"
+    );
+    assert!(line.ends_with("; and 2 more (`reeve validate` shows them)"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+    assert_eq!(Diagnostic::of_file("", "no spec file is given").line(), "no spec file is given");
+    assert_eq!(Diagnostic::of_file("a.yaml", "it is empty").line(), "a.yaml: it is empty");
+}

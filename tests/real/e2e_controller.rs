@@ -141,7 +141,12 @@ fn a_changed_spec_is_taken_and_an_invalid_one_keeps_the_last_good_one() {
     let kept = site.containers();
 
     site.write_spec(&shop.to_string().replace("    image:", "    imge:"));
-    eventually("it says where", || daemon.logs("spec.yaml:4:5"));
+    eventually("it says where, in one line", || {
+        daemon.logs("the last good one stays in force")?;
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.contains("the last good one stays in force")).unwrap_or_default();
+        check(line.contains("spec.yaml:4:5: unknown key `imge`"), || log.clone())
+    });
     eventually("the metric says it", || check(daemon.metric("reeve_spec_valid") == 0.0, || "valid".to_owned()));
     daemon.makes_passes(1);
     assert_eq!(site.containers(), kept);
@@ -234,6 +239,15 @@ fn observe_writes_nothing_and_tells_what_it_would_do() {
     // It is no writer: somebody else may write meanwhile.
     site.reeve(&["apply", "--timeout", "40s"]).success();
     site.serves(site.listen(), "web", 2).expect("it serves");
+    eventually("it sees that nothing differs", || {
+        let steps = daemon.status()?["steps"].as_u64();
+        check(steps == Some(0), || format!("{steps:?}"))
+    });
+    docker(&["rm", "--force", &site.container("web", 1).id]);
+    eventually("it exports that the world drifts", || {
+        let drift = daemon.metric("reeve_drift_steps{system=\"consul\"}");
+        check(drift > 0.0, || format!("{drift}"))
+    });
     daemon.lives();
 }
 
