@@ -14,19 +14,10 @@ use crate::settings::{LogFormat, LogSettings};
 use crate::style::Style;
 
 /// Modules that write secrets at debug.
-const TALKATIVE: [&str; 11] = [
-    "bollard",
-    "hyper",
-    "hyper_util",
-    "hyperlocal",
-    "reqwest",
-    "rustls",
-    "h2",
-    "tower",
-    "tower_http",
-    "axum",
-    "notify",
-];
+const TALKATIVE: [&str; 10] =
+    ["bollard", "hyper", "hyper_util", "hyperlocal", "reqwest", "rustls", "h2", "tower", "tower_http", "axum"];
+/// It warns of each watched folder that is gone before it is let go, which is every generation that reeve removes.
+const NEEDLESS: &str = "notify";
 
 /// The log of this process. Its level can change at SIGHUP.
 #[derive(Debug)]
@@ -40,10 +31,15 @@ fn directives(level: &str) -> String {
     let general = own.iter().find(|part| !part.contains('=')).copied().unwrap_or("off");
     // Held back, never made louder: `error` and `off` hold for them, too.
     let quiet = if matches!(general, "off" | "error") { general } else { "warn" };
+    let needless = if general == "off" { "off" } else { "error" };
     TALKATIVE
         .iter()
-        .filter(|module| !own.iter().any(|part| part.split_once('=').is_some_and(|(name, _)| name.trim() == **module)))
-        .map(|module| format!("{module}={quiet}"))
+        .map(|module| (*module, quiet))
+        .chain([(NEEDLESS, needless)])
+        .filter(|(module, _)| {
+            !own.iter().any(|part| part.split_once('=').is_some_and(|(name, _)| name.trim() == *module))
+        })
+        .map(|(module, level)| format!("{module}={level}"))
         .chain(own.iter().map(|part| (*part).to_owned()))
         .collect::<Vec<_>>()
         .join(",")
