@@ -116,7 +116,11 @@ impl fmt::Display for Failure {
             FailureKind::Status { status, body } if body.is_empty() => write!(f, " answered {status}"),
             FailureKind::Status { status, body } => write!(f, " answered {status}: {body}"),
             FailureKind::Lost(cause) => write!(f, " failed: {cause}"),
-            FailureKind::TimedOut(limit) => write!(f, " gave no answer within {limit:?}"),
+            // What is left of a limit that several requests share differs a little each time; the reason must not, or a
+            // log would tell it anew with every pass.
+            FailureKind::TimedOut(limit) => {
+                write!(f, " gave no answer within {}s", limit.as_secs_f64().round().max(1.0))
+            }
             FailureKind::Malformed(cause) => write!(f, " answered something that is not Consul's: {cause}"),
         }
     }
@@ -412,6 +416,14 @@ mod tests {
         let mut half = settings("https://127.0.0.1:8501");
         half.cert_file = Some("/etc/cert.pem".into());
         assert!(refusal(&half).contains("set both"));
+    }
+
+    #[test]
+    fn what_is_left_of_a_shared_limit_is_told_the_same_each_time() {
+        let late =
+            |limit: Duration| Failure { request: "GET /x".to_owned(), kind: FailureKind::TimedOut(limit) }.to_string();
+        assert_eq!(late(Duration::from_nanos(3_999_997_556)), "GET /x gave no answer within 4s");
+        assert_eq!(late(Duration::from_nanos(3_999_990_001)), late(Duration::from_secs(4)));
     }
 
     #[test]
