@@ -30,7 +30,9 @@ struct Past {
     gap: bool,
     returned_at: Option<Timestamp>,
     unreadable: Option<Unreadable>,
-    flapping: Flapping<(String, String)>,
+    /// By node, id and container: a replica that is made anew in its slot has the id of the one before, and has never
+    /// gone bad. (Seen: scaled down and up again, healthy replicas were kept out for as long as one that comes and goes.)
+    flapping: Flapping<(String, String, Option<String>)>,
 }
 
 struct Unreadable {
@@ -68,8 +70,9 @@ impl Memory {
             Some(_) | None => now,
         };
         past.passing = Some((passing, shrunk_at));
-        let seen = instances.iter().map(|one| ((one.node.clone(), one.id.clone()), one.passing));
-        let flapping = past.flapping.observe(seen, now);
+        let key = |one: &Instance| (one.node.clone(), one.id.clone(), one.container.clone());
+        let held = past.flapping.observe(instances.iter().map(|one| (key(one), one.passing)), now);
+        let flapping = held.into_iter().map(|((node, id, _), until)| ((node, id), until)).collect();
         View::Known(Catalog { instances, shrunk_at, returned_at: past.returned_at, flapping })
     }
 
@@ -196,6 +199,25 @@ mod tests {
         assert_eq!(returned_at(&mut memory, 5), Some(at(4)));
         memory.unreadable(&query(), "gone".to_owned(), false, (at(6), Instant::now()));
         assert_eq!(returned_at(&mut memory, 7), Some(at(7)));
+    }
+
+    #[test]
+    fn what_is_made_anew_under_the_same_id_has_never_come_back() {
+        let held = |anew: bool| {
+            let mut memory = Memory::default();
+            let mut held = false;
+            for round in 0..5 {
+                let mut there = instances(&[("a", true)]);
+                let container = if anew { format!("container {round}") } else { "container".to_owned() };
+                there.iter_mut().for_each(|one| one.container = Some(container.clone()));
+                let seen = memory.read(&query(), there, at(2 * round)).known().expect("it was read").flapping.len();
+                held = seen > 0;
+                memory.read(&query(), Vec::new(), at(2 * round + 1));
+            }
+            held
+        };
+        assert!(held(false), "one that comes and goes is held");
+        assert!(!held(true), "a replica that was made anew is not");
     }
 
     #[test]
