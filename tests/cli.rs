@@ -257,3 +257,14 @@ mod with_a_daemon {
         thread.join().expect("no panic");
     }
 }
+
+#[test]
+fn the_schema_that_the_manifests_name_is_the_one_that_is_printed() {
+    let output = run(&["schema"]);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/reeve.schema.json");
+    if std::env::var("REEVE_GOLDEN").as_deref() == Ok("overwrite") {
+        std::fs::write(&file, &output.stdout).expect("the schema can be written");
+    }
+    let kept = std::fs::read_to_string(&file).expect("the schema is readable");
+    assert!(kept == text(&output.stdout), "`reeve schema > manifests/reeve.schema.json` (or REEVE_GOLDEN=overwrite)");
+}
