@@ -60,6 +60,11 @@ fn read(folder: &Path, file: &str) -> Option<String> {
 }
 
 fn plan_of(folder: &Path) -> String {
+    let (preview, world) = preview_of(folder);
+    display::text(&preview, &world)
+}
+
+fn preview_of(folder: &Path) -> (Preview, Observed) {
     let renderer = renderer();
     let mut now = start();
     let mut world = empty_world();
@@ -103,7 +108,7 @@ fn plan_of(folder: &Path) -> String {
         look(&mut world, &wanted, &context.owner, now);
     }
     let preview = Preview::of(&wanted, &world, now, &context);
-    display::text(&preview, &world)
+    (preview, world)
 }
 
 fn add_pins(world: &mut Observed, orders: &Orders, spec: &Spec) {
@@ -167,4 +172,23 @@ fn every_plan_reads_as_it_should() {
         wrong.join("\n"),
         wrong.len()
     );
+}
+
+/// `run --observe` never comes to the second wave, in which the container is made again.
+#[test]
+fn a_container_that_others_removed_is_drift_from_the_first_wave_on_and_one_that_leaves_is_none() {
+    let drifts = |case: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plans").join(case);
+        preview_of(&folder)
+            .0
+            .waves
+            .iter()
+            .flat_map(|wave| &wave.steps)
+            .find(|step| step.drift)
+            .map(|step| step.action.kind())
+    };
+    assert_eq!(drifts("container-removed"), Some("deregister"));
+    for case in ["image-stop-first", "scale-4-to-2", "service-renamed", "destroy"] {
+        assert_eq!(drifts(case), None, "{case}");
+    }
 }

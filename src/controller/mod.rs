@@ -416,10 +416,11 @@ impl Settled {
                 Action::Consul(action) => match action {
                     ConsulAction::Register(new) => self.containers.contains(&new.container),
                     ConsulAction::LiftDrain { .. } | ConsulAction::RemoveCheck { .. } => true,
+                    // Of a container that somebody removed. An observer comes to no later step that would tell of it.
+                    ConsulAction::Deregister { .. } => step.drift,
                     ConsulAction::Drain { .. }
                     | ConsulAction::StartDrainClock { .. }
                     | ConsulAction::StopDrainClock { .. }
-                    | ConsulAction::Deregister { .. }
                     | ConsulAction::SetHealth { .. } => false,
                 },
                 // Written only to see whether nginx accepts it.

@@ -266,7 +266,8 @@ impl<'a> Planner<'a> {
         if seen.is_some_and(|seen| seen.container != container.id) && unfit && self.holds(Gate::SameContainer) {
             // What passes there is the container of the same name that was before: this one must earn it.
             let deregister = ConsulAction::Deregister { id: id.to_owned() };
-            return self.step(object(), Action::Consul(deregister), "its container is gone");
+            self.step(object(), Action::Consul(deregister), "its container is gone");
+            return self.mark_drift();
         }
         let unsettled = matches!(fitness, Fitness::NotRunning(_)) || self.detached(service, container).next().is_some();
         if unsettled && self.holds(Gate::SettledAddress) {
@@ -374,6 +375,8 @@ impl<'a> Planner<'a> {
             let container = container.filter(|_| self.holds(Gate::ContainerGone));
             let Some(container) = container else {
                 self.step(object, Action::Consul(deregister), "its container is gone");
+                // A replica that leaves is deregistered before it is removed: somebody else has removed this one.
+                self.mark_drift();
                 continue;
             };
             if self.retiring.contains(registration.container.as_str()) {
