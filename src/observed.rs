@@ -21,7 +21,7 @@ use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol, Secret};
 use crate::spec::upstream::{CatalogQuery, Listen};
 use crate::spec::{Check, Owner};
 
-pub use directory::{Configuration, Directory, Kept, Pin, same_image};
+pub use directory::{Adopted, Configuration, Directory, Kept, Pin, same_image};
 pub use nginx::{
     Endpoint, Generation, GenerationId, ListenState, Loaded, Manifest, Nginx, NginxProcess, Rejection, RoutedUpstream,
     Stage,
@@ -441,6 +441,8 @@ pub struct Interest {
     pub secrets: BTreeMap<String, Vec<Secret>>,
     /// Files whose digest matters (TLS certificates and keys), by upstream.
     pub tls_files: BTreeMap<String, Vec<std::path::PathBuf>>,
+    /// Containers without our mark that are replicas, by id.
+    pub adopted: BTreeMap<String, Adopted>,
 }
 
 /// A declared check, to be made once by reeve itself at the container's address.

@@ -309,11 +309,13 @@ fn pins(name: &str, service: Option<&Service>, observed: &Observed) -> Vec<Strin
             Pin::Hold { .. } => "hold",
             Pin::RolledBack { .. } => "rolled_back",
             Pin::Failed { .. } => "failed",
+            Pin::Adopted(_) => return Some("adopted".to_owned()),
             Pin::AllowRemovals { .. } => return None,
         };
         service.is_none_or(|service| pin.is_for(service)).then(|| word.to_owned())
     });
-    words.collect()
+    // Each container that was adopted has a pin of its own.
+    words.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 fn healthy(container: &Container) -> bool {

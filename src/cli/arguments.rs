@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::output::Color;
-use super::{apply, completions, destroy, explain, hold, plan, render, rollback, run, status, validate};
+use super::{adopt, apply, completions, destroy, explain, hold, plan, render, rollback, run, status, validate};
 use crate::settings::parse_duration;
 
 /// Keeps the containers of this host, their registrations in Consul and the routes of nginx as one YAML spec says.
@@ -88,6 +88,8 @@ pub enum Command {
     Status(status::StatusArguments),
     /// Explain why a service or an upstream is as it is.
     Explain(explain::ExplainArguments),
+    /// Take over containers that somebody else made, without making them anew.
+    Adopt(adopt::AdoptArguments),
     /// Go back to the last configuration of a service that served.
     Rollback(rollback::RollbackArguments),
     /// Leave a service as it is: nothing of it is corrected.

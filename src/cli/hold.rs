@@ -64,7 +64,7 @@ pub fn release(context: &mut Context, arguments: &ReleaseArguments) -> anyhow::R
     };
     let engine = project::engine(context, &project)?;
     let directory = pinning::directory(&engine)?;
-    let pins: Vec<Pin> = directory.pins_of(name).cloned().collect();
+    let pins: Vec<Pin> = directory.pins_of(name).filter(|pin| !matches!(pin, Pin::Adopted(_))).cloned().collect();
     if pins.is_empty() {
         let pinned = directory.pins.iter().filter_map(Pin::service);
         let known = services.iter().map(String::as_str).chain(pinned);
@@ -80,7 +80,8 @@ pub fn release(context: &mut Context, arguments: &ReleaseArguments) -> anyhow::R
             Pin::Hold { .. } => "is held no more",
             Pin::RolledBack { .. } => "is rolled back no more",
             Pin::Failed { .. } => "gets the roll-out that failed once more",
-            Pin::AllowRemovals { .. } => continue,
+            // An adoption ends with its container.
+            Pin::AllowRemovals { .. } | Pin::Adopted(_) => continue,
         });
         engine.world().directory().remove_pin(&pin).map_err(|error| anyhow::anyhow!("{error}"))?;
     }

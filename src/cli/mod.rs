@@ -2,6 +2,7 @@
 //!
 //! It decides nothing about the world: a command loads settings and spec, calls the parts that do the work, and prints.
 
+pub mod adopt;
 pub mod apply;
 pub mod arguments;
 pub mod completions;
@@ -99,6 +100,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         | Command::Apply(_)
         | Command::Status(_)
         | Command::Explain(_)
+        | Command::Adopt(_)
         | Command::Rollback(_)
         | Command::Hold(_)
         | Command::Release(_)
@@ -131,6 +133,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Apply(arguments) => apply::run(&mut context, arguments),
         Command::Status(arguments) => status::run(&mut context, arguments),
         Command::Explain(arguments) => explain::run(&mut context, arguments),
+        Command::Adopt(arguments) => adopt::run(&mut context, arguments),
         Command::Rollback(arguments) => rollback::run(&mut context, arguments),
         Command::Hold(arguments) => hold::hold(&mut context, arguments),
         Command::Release(arguments) => hold::release(&mut context, arguments),

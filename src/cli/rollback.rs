@@ -81,7 +81,11 @@ fn target(service: &Service, image_id: &str, directory: &Directory) -> anyhow::R
                     "{name} was rolled back already, since the roll-out failed: {reason}; `reeve release {name}` tries it again."
                 )));
             }
-            Pin::Hold { .. } | Pin::RolledBack { .. } | Pin::Failed { .. } | Pin::AllowRemovals { .. } => {}
+            Pin::Hold { .. }
+            | Pin::RolledBack { .. }
+            | Pin::Failed { .. }
+            | Pin::AllowRemovals { .. }
+            | Pin::Adopted(_) => {}
         }
     }
     if let Some(reason) = directory.unreadable.get(name) {

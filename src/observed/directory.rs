@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Refused;
+use super::{ChosenPort, Refused};
 use crate::spec::container::ConfigHash;
 use crate::spec::{Network, Service, Volume};
 
@@ -30,6 +30,14 @@ impl Directory {
     /// The pins of a service.
     pub fn pins_of<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a Pin> {
         self.pins.iter().filter(move |pin| pin.service() == Some(service))
+    }
+
+    /// Containers that somebody else made and that are replicas.
+    pub fn adopted(&self) -> impl Iterator<Item = &Adopted> {
+        self.pins.iter().filter_map(|pin| match pin {
+            Pin::Adopted(adopted) => Some(&**adopted),
+            Pin::AllowRemovals { .. } | Pin::Failed { .. } | Pin::RolledBack { .. } | Pin::Hold { .. } => None,
+        })
     }
 }
 
@@ -76,6 +84,26 @@ pub enum Pin {
         #[serde(default)]
         digest: String,
     },
+    /// `reeve adopt`: a container that somebody else made is a replica. Docker cannot give it our labels, so what they
+    /// would say stands here. It lives as long as the container does.
+    Adopted(Box<Adopted>),
+}
+
+/// What the labels of a container would say, had reeve made it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Adopted {
+    pub service: String,
+    pub slot: u32,
+    /// Docker's id.
+    pub container: String,
+    /// Of the configuration that the spec had of the service when it was adopted.
+    pub hash: ConfigHash,
+    /// The same as canonical JSON, secrets as digests.
+    pub config: String,
+    pub image_id: String,
+    pub chosen_ports: Vec<ChosenPort>,
+    pub registers: bool,
+    pub depends_on: BTreeSet<String>,
 }
 
 impl Pin {
@@ -86,13 +114,15 @@ impl Pin {
             Self::Failed { service, .. } | Self::RolledBack { service, .. } | Self::Hold { service, .. } => {
                 Some(service)
             }
+            Self::Adopted(adopted) => Some(&adopted.service),
         }
     }
 
     /// It was made for what the spec says of the service now: its container, its registrations, how it is rolled out.
+    /// An adoption is for a container, whatever the spec says.
     pub fn is_for(&self, service: &Service) -> bool {
         let (name, hash, digest) = match self {
-            Self::AllowRemovals { .. } => return false,
+            Self::AllowRemovals { .. } | Self::Adopted(_) => return false,
             Self::Failed { service, hash, digest, .. }
             | Self::RolledBack { service, from: hash, digest, .. }
             | Self::Hold { service, hash, digest } => (service, hash, digest),

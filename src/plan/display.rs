@@ -65,8 +65,7 @@ pub fn lines(preview: &Preview, observed: &Observed) -> Vec<Line> {
         for entry in entries(preview, steps) {
             push(tone(entry.symbol), format!("  {:<3} {}", entry.symbol, entry.text()));
             for change in entry.changes {
-                let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "(none)".to_owned());
-                push(Tone::Plain, format!("      {}: {} => {}", change.field, side(&change.old), side(&change.new)));
+                push(Tone::Plain, format!("      {change}"));
             }
         }
         push(Tone::Plain, String::new());

@@ -19,6 +19,7 @@ impl Interest {
             listens: BTreeSet::new(),
             secrets: BTreeMap::new(),
             tls_files: BTreeMap::new(),
+            adopted: BTreeMap::new(),
         };
         for service in spec.services.values() {
             interest.add(service);
@@ -33,8 +34,10 @@ impl Interest {
         interest
     }
 
-    /// What a rollback needs beside it: the effective spec of the planner is wanted then.
+    /// What pins need beside it: after a rollback the effective spec of the planner is wanted, and what was adopted is to
+    /// be found.
     pub fn widen(&mut self, directory: &Directory) {
+        self.adopted.extend(directory.adopted().map(|adopted| (adopted.container.clone(), adopted.clone())));
         for (name, configuration) in pins::all_instead(directory) {
             // Where it is probed, what was kept says, and nothing else.
             self.probes.remove(name);

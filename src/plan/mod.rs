@@ -4,6 +4,7 @@
 //! world shows the earlier ones done, so there is no program counter that a crash could lose.
 
 pub mod action;
+pub mod adoption;
 mod candidate;
 mod capacity;
 pub mod changes;
@@ -150,6 +151,13 @@ pub struct Change {
     pub field: String,
     pub old: Option<String>,
     pub new: Option<String>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = |value: &Option<String>| value.clone().unwrap_or_else(|| "(none)".to_owned());
+        write!(f, "{}: {} => {}", self.field, side(&self.old), side(&self.new))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -56,7 +56,7 @@ impl<'a> Pins<'a> {
     fn add(&mut self, name: &'a str, pin: &'a Pin) {
         let service = self.by_service.entry(name).or_default();
         match pin {
-            Pin::AllowRemovals { .. } => {}
+            Pin::AllowRemovals { .. } | Pin::Adopted(_) => {}
             Pin::Failed { .. } => service.failed = Some(pin),
             Pin::RolledBack { .. } => service.rolled_back = Some(pin),
             Pin::Hold { .. } => service.hold = true,
@@ -96,7 +96,7 @@ fn instead<'a>(directory: &'a Directory, name: &str, pins: &ServicePins<'_>) -> 
             Pin::Failed { hash, image_id, .. } | Pin::RolledBack { from: hash, image_id, .. } => {
                 configuration.is(hash, image_id)
             }
-            Pin::AllowRemovals { .. } | Pin::Hold { .. } => false,
+            Pin::AllowRemovals { .. } | Pin::Hold { .. } | Pin::Adopted(_) => false,
         })
     };
     std::iter::once(&kept.present).chain(&kept.before).find(|configuration| !avoided(configuration))
@@ -108,6 +108,11 @@ fn death(pin: &Pin, name: &str, spec: &Spec, observed: &Observed) -> Option<Stri
         Pin::AllowRemovals { .. } => return None,
         Pin::Failed { image_id, .. } | Pin::RolledBack { image_id, .. } => image_id.as_str(),
         Pin::Hold { .. } => "",
+        Pin::Adopted(adopted) => {
+            let docker = observed.docker.known()?;
+            let gone = !docker.containers.contains_key(&adopted.container);
+            return gone.then(|| "the container that was adopted is gone".to_owned());
+        }
     };
     let Some(service) = spec.services.get(name) else {
         // A held one that left the spec stays as long as it is there.
@@ -196,7 +201,7 @@ impl<'a> Planner<'a> {
                     let reason = format!("{wanted} ({from}) was rolled back by `reeve rollback`; {instead}, {until}");
                     self.wait(object, "rolled_back", reason);
                 }
-                Pin::AllowRemovals { .. } | Pin::Hold { .. } => {}
+                Pin::AllowRemovals { .. } | Pin::Hold { .. } | Pin::Adopted(_) => {}
             }
         }
     }

@@ -161,7 +161,11 @@ impl<'a> Planner<'a> {
                         "the spec that it was made for is not in force",
                     );
                 }
-                Pin::AllowRemovals { .. } | Pin::Failed { .. } | Pin::RolledBack { .. } | Pin::Hold { .. } => {}
+                Pin::AllowRemovals { .. }
+                | Pin::Failed { .. }
+                | Pin::RolledBack { .. }
+                | Pin::Hold { .. }
+                | Pin::Adopted(_) => {}
             }
         }
     }

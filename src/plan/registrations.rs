@@ -374,6 +374,10 @@ impl<'a> Planner<'a> {
             let container = docker.and_then(|docker| docker.containers.get(&registration.container));
             let container = container.filter(|_| self.holds(Gate::ContainerGone));
             let Some(container) = container else {
+                if let Some(unread) = self.unmarked(&registration.container) {
+                    self.wait(object, "directory_unknown", unread);
+                    continue;
+                }
                 self.step(object, Action::Consul(deregister), "its container is gone");
                 // A replica that leaves is deregistered before it is removed: somebody else has removed this one.
                 self.mark_drift();
@@ -404,6 +408,14 @@ impl<'a> Planner<'a> {
             }
             self.retire_registration(registration, container, object);
         }
+    }
+
+    /// It runs, and nothing says that it is ours: it may have been adopted, which only reeve's folder tells. Why that cannot
+    /// be told.
+    fn unmarked(&self, container: &str) -> Option<String> {
+        let stranger = self.facts.docker?.strangers.get(container).filter(|stranger| stranger.running)?;
+        let why = self.observed.directory.reason()?;
+        Some(format!("container {} may have been adopted, and reeve's folder cannot be read: {why}", stranger.name))
     }
 
     /// Another port or name of the same replica takes over: that one must serve before this one goes. Why it does not.

@@ -48,6 +48,7 @@ impl State {
                     Pin::Failed { service, digest, image_id, .. } => (1_u8, service, digest, image_id).hash(h),
                     Pin::RolledBack { service, digest, image_id, .. } => (2_u8, service, digest, image_id).hash(h),
                     Pin::Hold { service, digest, .. } => (3_u8, service, digest).hash(h),
+                    Pin::Adopted(adopted) => (4_u8, &adopted.container).hash(h),
                 }
             }
             for (service, kept) in &directory.kept {

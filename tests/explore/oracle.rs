@@ -426,7 +426,7 @@ fn turned_back(state: &State, service: &Service) -> bool {
     let directory = state.world.directory.known();
     directory.into_iter().flat_map(|directory| directory.pins_of(&service.name)).any(|pin| match pin {
         Pin::Failed { hash, .. } | Pin::RolledBack { from: hash, .. } => *hash == service.hash,
-        Pin::Hold { .. } | Pin::AllowRemovals { .. } => false,
+        Pin::Hold { .. } | Pin::AllowRemovals { .. } | Pin::Adopted(_) => false,
     })
 }
 

@@ -62,6 +62,7 @@ fn interest() -> Interest {
         secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
         tls_files: BTreeMap::new(),
+        adopted: BTreeMap::new(),
     }
 }
 

@@ -5,6 +5,7 @@ mod conformance;
 mod consul;
 mod docker;
 mod e2e_absent;
+mod e2e_adopt;
 mod e2e_apply;
 mod e2e_changes;
 mod e2e_cluster;

@@ -245,6 +245,7 @@ mod tests {
             secrets: BTreeMap::new(),
             listens: BTreeSet::new(),
             tls_files: BTreeMap::new(),
+            adopted: BTreeMap::new(),
         }
     }
 

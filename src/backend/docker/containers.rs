@@ -37,7 +37,7 @@ impl Executor<'_> {
     async fn inspect_ours(&self, what: &str, container: &str) -> Result<Option<Inspected>, ActionError> {
         let found = self.inspect(what, container).await?;
         match found {
-            Some(found) if !self.is_ours(&found.config.labels) => {
+            Some(found) if !self.is_ours(&found.config.labels) && !self.adopted.contains(&found.id) => {
                 let owner = Self::owner_words(&found.config.labels);
                 Err(ActionError::Conflict(format!("{what}: container {} is left alone: {owner}", short(&found.id))))
             }

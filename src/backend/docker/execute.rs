@@ -3,6 +3,7 @@
 //! Each action is idempotent, and looks at the mark before it changes or removes anything: an id or a name that an
 //! earlier look found may belong to somebody else by now.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(super) struct Executor<'a> {
     /// `project@node`.
     pub(super) mark: &'a str,
     pub(super) config: Option<&'a Path>,
+    /// Ids of containers without our mark that are ours all the same.
+    pub(super) adopted: &'a BTreeSet<String>,
 }
 
 impl Executor<'_> {

@@ -23,6 +23,7 @@ fn interest() -> Interest {
         secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
         tls_files: BTreeMap::new(),
+        adopted: BTreeMap::new(),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::observed::ChosenPort;
+use crate::observed::{Adopted, ChosenPort};
 use crate::plan::action::NewContainer;
 use crate::spec::container::{ConfigHash, FileContent, FileMount};
 use crate::spec::{Network, Owner, Volume};
@@ -54,6 +54,24 @@ impl Marks {
             depends_on: serde_json::from_str(&text(DEPENDS_ON)?).ok()?,
             files: serde_json::from_str(&text(FILES)?).ok()?,
         })
+    }
+}
+
+impl From<&Adopted> for Marks {
+    fn from(adopted: &Adopted) -> Self {
+        let Adopted { service, slot, container: _, hash, config, image_id, chosen_ports, registers, depends_on } =
+            adopted;
+        Self {
+            service: service.clone(),
+            slot: *slot,
+            hash: hash.clone(),
+            config: config.clone(),
+            image_id: image_id.clone(),
+            chosen_ports: chosen_ports.clone(),
+            registers: *registers,
+            depends_on: depends_on.clone(),
+            files: Vec::new(),
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Memory {
     own: Option<BTreeSet<String>>,
     /// Containers whose inspect failed in the last view: each is logged once.
     unreadable: BTreeSet<String>,
+    /// Ids of containers without our mark that are ours all the same, as of the last view.
+    pub(super) adopted: BTreeSet<String>,
 }
 
 struct Entry {

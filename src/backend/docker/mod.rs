@@ -8,8 +8,10 @@
 //! - `wire`, `view`, `memory`: reading
 //! - `execute`, `containers`, `create`, `mounts`, `pull`, `credentials`: changing
 //! - `watch`: events
+//! - `adoptable`: containers that somebody else made, compared with what the spec says
 //! - `labels`, `names`: the mark on what is ours, and what may become part of a URL
 
+mod adoptable;
 mod connection;
 mod containers;
 mod create;
@@ -31,7 +33,7 @@ mod fake;
 mod faults;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::query_parameters::LogsOptions;
@@ -39,8 +41,9 @@ use futures_util::StreamExt;
 
 use crate::observed::{self, Interest};
 use crate::plan::DockerAction;
+use crate::plan::adoption::Candidate;
 use crate::settings::DockerSettings;
-use crate::spec::Owner;
+use crate::spec::{Owner, Service};
 use crate::world::{ActionError, ViewError, Wake};
 
 use connection::Link;
@@ -87,10 +90,21 @@ impl Docker {
         view::Viewer { link, memory, mark }.view(interest).await
     }
 
+    /// Every container without a mark, compared with what the spec says of the service.
+    ///
+    /// # Errors
+    /// The engine cannot be read, or does not have the service's image.
+    pub async fn candidates(&self, service: &Service) -> Result<Vec<Candidate>, ViewError> {
+        let Inner { link, owner, .. } = &*self.inner;
+        adoptable::Comparer { link, owner }.candidates(service).await
+    }
+
     /// Does one action. Doing it again is harmless.
     pub async fn execute(&self, action: &DockerAction) -> Result<(), ActionError> {
-        let Inner { link, owner, mark, config, .. } = &*self.inner;
-        execute::Executor { link, owner, mark, config: config.as_deref() }.execute(action).await
+        let Inner { link, owner, mark, config, memory } = &*self.inner;
+        let adopted = memory.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone();
+        let executor = execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted };
+        executor.execute(action).await
     }
 
     /// Wakes on every change that concerns us or could, and after every new connection to the engine's events. Never

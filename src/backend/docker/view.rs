@@ -56,7 +56,8 @@ impl Viewer<'_> {
             docker.images = images;
             docker.networks = networks;
             count_attached(&mut docker.networks, &listed);
-            self.sort_containers(listed, since, &mut docker).await?;
+            self.memory().adopted = interest.adopted.keys().cloned().collect();
+            self.sort_containers(listed, since, interest, &mut docker).await?;
             Ok(docker)
         };
         let late = |_| Err(self.error("read everything", &Fault::Late(VIEW_LIMIT)));
@@ -147,12 +148,21 @@ impl Viewer<'_> {
     }
 
     /// Ours by id, with all that an inspect tells; strangers as the list tells them.
-    async fn sort_containers(&self, listed: Vec<Listed>, since: u64, docker: &mut Docker) -> Result<(), ViewError> {
+    async fn sort_containers(
+        &self,
+        listed: Vec<Listed>,
+        since: u64,
+        interest: &Interest,
+        docker: &mut Docker,
+    ) -> Result<(), ViewError> {
         let mut stale = Vec::new();
         let mut own = BTreeSet::new();
         for listed in listed {
             let owner = listed.labels.get(labels::OWNER).cloned();
             let marks = Marks::read(&listed.labels).filter(|_| owner.as_deref() == Some(self.mark));
+            // What carries a mark is its owner's, whatever was decided here once.
+            let adopted = || interest.adopted.get(&listed.id).filter(|_| owner.is_none()).map(Marks::from);
+            let marks = marks.or_else(adopted);
             let Some(marks) = marks else {
                 docker.strangers.insert(listed.id.clone(), stranger(&listed, owner));
                 continue;

@@ -70,6 +70,7 @@ impl Scene {
             secrets: BTreeMap::new(),
             listens: BTreeSet::new(),
             tls_files: BTreeMap::new(),
+            adopted: BTreeMap::new(),
         };
         Self { docker: Docker::new(&settings, owner.clone()), owner, interest }
     }

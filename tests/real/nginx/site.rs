@@ -121,6 +121,7 @@ impl Site {
             secrets: BTreeMap::new(),
             listens: self.listens.clone(),
             tls_files: self.tls_files.clone(),
+            adopted: BTreeMap::new(),
         }
     }
 

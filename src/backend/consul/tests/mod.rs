@@ -36,6 +36,7 @@ fn interest(queries: impl IntoIterator<Item = CatalogQuery>) -> Interest {
         secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
         tls_files: BTreeMap::new(),
+        adopted: BTreeMap::new(),
     }
 }
 
