@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use common::{context, converge, empty_world, execute, look, renderer, settle, spec, start, tamper};
@@ -26,6 +27,8 @@ struct Orders {
     later: i64,
     /// `hold:SERVICE`, `failed:SERVICE`, `rolled-back:SERVICE`: pins on what `pinned.yaml` says, or else the second spec.
     pins: Vec<(String, String)>,
+    /// Printed, too: what waits in the first wave, also when a later one ends it.
+    waiting: bool,
     /// What was kept of served configurations is lost.
     history_lost: bool,
 }
@@ -39,6 +42,7 @@ impl Orders {
                 "destroy" => orders.destroy = true,
                 "volumes" => orders.volumes = true,
                 "without-consul" => orders.without_consul = true,
+                "waiting" => orders.waiting = true,
                 "healthy" => orders.healthy = true,
                 "history-lost" => orders.history_lost = true,
                 other => match other.split_once(':') {
@@ -61,7 +65,12 @@ fn read(folder: &Path, file: &str) -> Option<String> {
 
 fn plan_of(folder: &Path) -> String {
     let (preview, world) = preview_of(folder);
-    display::text(&preview, &world)
+    let mut text = display::text(&preview, &world);
+    let orders = Orders::read(&read(folder, "orders.txt").unwrap_or_default());
+    for waiting in preview.waves[0].waiting.iter().filter(|_| orders.waiting) {
+        writeln!(text, "first wave: {} waits: {}", waiting.object, waiting.reason).expect("a string");
+    }
+    text
 }
 
 fn preview_of(folder: &Path) -> (Preview, Observed) {

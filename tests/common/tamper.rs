@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
-    CheckSeen, CheckStatus, Container, ContainerState, Health, Maintenance, NginxProcess, Observed, PublishedPort,
-    Refused, RefusedNew, Stranger, Trouble, View,
+    CheckSeen, CheckStatus, Container, ContainerState, Health, Loaded, Maintenance, NginxProcess, Observed,
+    PublishedPort, Refused, RefusedNew, Rejection, Stage, Stranger, Trouble, View,
 };
 
 /// Does what the lines say; `#` begins a comment.
@@ -170,6 +170,23 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
                 }
                 catalog.shrunk_at = now;
             }
+        }
+        // nginx refuses the newest generation, and goes on with the one before it.
+        ["nginx-refuses", words @ ..] => {
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            let refused = nginx.current.clone().expect("there is a generation");
+            let others = nginx.generations.iter().filter(|(id, _)| **id != refused);
+            let before = others.max_by_key(|(_, one)| one.created_at).map(|(id, _)| id.clone());
+            let generation = nginx.generations.get_mut(&refused).expect("it is there");
+            generation.rejected = Some(Rejection { message: words.join(" "), at: now, stage: Stage::Check });
+            nginx.current = before.clone();
+            nginx.loaded = before.map_or(Loaded::Nothing, Loaded::Generation);
+        }
+        // It was good and bad too often, and must be good for so many seconds more.
+        ["flapping", name, seconds] => {
+            let id = replica(world, name).id.clone();
+            let until = now + SignedDuration::from_secs(seconds.parse().expect("a number of seconds"));
+            world.docker.known_mut().expect("Docker is known").flapping.insert(id, until);
         }
         ["edited", file] => {
             let nginx = world.nginx.known_mut().expect("nginx is known");
