@@ -291,7 +291,12 @@ async fn a_declared_check_decides_whether_it_passes_and_leaves_nothing_behind_wh
     })
     .await;
     let before = count.load(Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // Another HTTP check of the same interval tells when the old one would have run again.
+    let (other_port, _, runs) = web().await;
+    let mut other = wanted(2);
+    other.check = Some(check(http("/"), other_port));
+    register(&consul, &other).await;
+    until("three runs of a check of 1 s", async || (runs.load(Ordering::SeqCst) >= 3).then_some(())).await;
     assert_eq!(count.load(Ordering::SeqCst), before, "the HTTP check of 1 s still runs");
 }
 
@@ -525,7 +530,7 @@ async fn a_watch_wakes_on_what_matters_and_not_on_a_checks_output() {
         assert!(started.elapsed() < Duration::from_secs(5), "{what} took {:?}", started.elapsed());
     };
     until("the first answers", async || (count.load(Ordering::SeqCst) >= 2).then_some(())).await;
-    let (port, ..) = web().await;
+    let (port, _, runs) = web().await;
     let mut registration = wanted(1);
     registration.check = Some(check(http("/"), port));
     let id = registration.id.clone();
@@ -539,8 +544,8 @@ async fn a_watch_wakes_on_what_matters_and_not_on_a_checks_output() {
         (!own(&consul, &id).await.checks[&format!("{id}:declared")].output.is_empty()).then_some(())
     })
     .await;
-    let before = now();
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let (before, ran) = (now(), runs.load(Ordering::SeqCst));
+    until("three more runs of it", async || (runs.load(Ordering::SeqCst) >= ran + 3).then_some(())).await;
     assert_eq!(now(), before, "output alone is no news");
 
     let before = now();
