@@ -14,8 +14,7 @@ use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::verdict::Verdict;
 use crate::observed::{
-    Catalog, Container, Endpoint, Instance, ListenState, Maintenance, Nginx, NginxProcess, Registration,
-    RoutedUpstream, View,
+    Catalog, Container, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
 };
 use crate::spec::Upstream;
 use crate::spec::upstream::{CatalogQuery, WhenEmpty};
@@ -35,11 +34,13 @@ struct Answer<'a> {
     listed: OnceCell<BTreeMap<Place<'a>, bool>>,
     /// By container: is everything that it lists of it only doubtful?
     containers: OnceCell<BTreeMap<&'a str, bool>>,
+    /// By id: is it only doubtful?
+    ids: OnceCell<BTreeMap<&'a str, bool>>,
 }
 
 impl<'a> Answer<'a> {
     fn of(catalog: &'a Catalog) -> Self {
-        Self { catalog, listed: OnceCell::new(), containers: OnceCell::new() }
+        Self { catalog, listed: OnceCell::new(), containers: OnceCell::new(), ids: OnceCell::new() }
     }
 
     /// Whether everything that it lists at this place is in maintenance; `None`: it lists nothing there.
@@ -59,6 +60,21 @@ impl<'a> Answer<'a> {
         });
         containers.get(container).copied()
     }
+
+    /// Something that it lists of this container may be routed to.
+    fn offers(&self, container: &str) -> bool {
+        let mut instances = self.catalog.instances.iter();
+        instances.any(|one| one.container.as_deref() == Some(container) && not_offered(one).is_none())
+    }
+
+    /// The same of the instance that is registered with this id.
+    fn doubts_id(&self, id: &str) -> Option<bool> {
+        let ids = self.ids.get_or_init(|| {
+            let instances = self.catalog.instances.iter();
+            all_by_key(instances.map(|one| (one.id.as_str(), one.doubtful)))
+        });
+        ids.get(id).copied()
+    }
 }
 
 /// By key: does it hold for everything that has the key?
@@ -74,6 +90,10 @@ impl<'a> Planner<'a> {
     /// What the wanted generation routes, by upstream.
     pub(super) fn wanted_routes(&mut self, nginx: &'a Nginx) -> BTreeMap<String, RoutedUpstream> {
         let in_force = in_force(nginx);
+        // nginx does not hold that address itself: neither a start nor a reload could load it, and the other upstreams with
+        // it.
+        let taken =
+            |before: &RoutedUpstream| matches!(nginx.listens.get(&before.upstream.listen), Some(ListenState::Taken(_)));
         let mut wanted = BTreeMap::new();
         let spec = self.spec;
         for upstream in spec.upstreams.values() {
@@ -81,11 +101,6 @@ impl<'a> Planner<'a> {
             let routed = match self.upstream_held(nginx, upstream) {
                 Some((kind, reason)) => {
                     self.wait(ObjectKey::Upstream(upstream.name.clone()), kind, reason);
-                    // An nginx that does not run could not be started with it.
-                    let taken = |before: &&RoutedUpstream| {
-                        matches!(nginx.listens.get(&before.upstream.listen), Some(ListenState::Taken(_)))
-                            && nginx.process == NginxProcess::Stopped
-                    };
                     before.filter(|before| !taken(before)).map(|before| self.last_good(before))
                 }
                 None => self.routed_upstream(nginx, upstream, before),
@@ -103,7 +118,9 @@ impl<'a> Planner<'a> {
         if let (Some(reason), Some(in_force)) = (held, in_force) {
             for (name, routed) in in_force.iter().filter(|(name, _)| !spec.upstreams.contains_key(*name)) {
                 self.wait(ObjectKey::Upstream(name.clone()), "removal_held", reason.clone());
-                wanted.insert(name.clone(), self.last_good(routed));
+                if !taken(routed) {
+                    wanted.insert(name.clone(), self.last_good(routed));
+                }
             }
         }
         let stranded = in_force
@@ -166,7 +183,17 @@ impl<'a> Planner<'a> {
         let routed = RoutedUpstream { upstream: upstream.clone(), endpoints: Vec::new(), files };
         let Some(query) = &upstream.query else { return Some(routed) };
         let unreadable = match self.facts.consul.map(|consul| consul.catalog.get(query)) {
-            Some(Some(View::Known(_))) => return Some(self.endpoints_of(routed, before)),
+            Some(Some(View::Known(_))) => {
+                let asks_anew = before.filter(|before| before.upstream.query.as_ref() != Some(query));
+                let unseen = self.facts.docker.is_none() && self.holds(Gate::ReplicasKnown);
+                let Some(before) = asks_anew.filter(|_| unseen) else {
+                    return Some(self.endpoints_of(routed, before));
+                };
+                // Our own replicas are not registered under another name before they can be seen.
+                let reason = format!("its replicas cannot be seen; it goes on as it is until {query} can be trusted");
+                self.wait(ObjectKey::Upstream(upstream.name.clone()), "docker_unknown", reason);
+                return Some(self.last_good(before));
+            }
             Some(Some(View::Unknown { reason, .. })) => format!("Consul's service {query} cannot be read: {reason}"),
             Some(None) => format!("{query} has not been read yet"),
             None => format!("Consul cannot be read: {}", self.observed.consul.reason().unwrap_or_default()),
@@ -244,9 +271,18 @@ impl<'a> Planner<'a> {
                 endpoints.insert(spot, endpoint);
             }
         }
-        for endpoint in in_force {
+        // What `current` points at and nginx is not seen running yet: a reload may be under way.
+        let next = self.facts.nginx.and_then(|nginx| nginx.generations.get(nginx.current.as_ref()?));
+        let next = next.filter(|generation| generation.rejected.is_none());
+        let next = next.and_then(|generation| generation.manifest.upstreams.get(&name));
+        for endpoint in in_force.iter().chain(next.into_iter().flat_map(|routed| &routed.endpoints)) {
             let unlisted = || self.holds(Gate::Unlisted) && self.own_unlisted(query, &answer, endpoint);
-            if !endpoints.contains_key(&place(endpoint)) && unlisted() {
+            // Nothing is subtracted that cannot be seen: what was told of it before is not told to be wrong.
+            let unseen = || {
+                let ours = self.facts.docker.is_none() && endpoint.container.is_some();
+                ours && answer.maintenance_at(place(endpoint)).is_none() && self.holds(Gate::ReplicasKnown)
+            };
+            if !endpoints.contains_key(&place(endpoint)) && (unlisted() || unseen()) {
                 self.judge(&name, endpoint, None, Verdict::Unlisted);
                 endpoints.insert(place(endpoint), endpoint.clone());
             }
@@ -399,19 +435,39 @@ impl<'a> Planner<'a> {
             return false;
         };
         let Some(container) = docker.containers.get(id) else { return false };
-        let listed = answer.doubts(id);
+        // Its registration by id, when it is at a place where the spec registers it: another port of it may be on its way
+        // out, and says nothing about this one.
+        let service = self.spec.services.get(&container.service);
+        let advertise = self.context.advertise.as_deref();
+        let declared = service.into_iter().flat_map(|service| &service.register).find(|register| {
+            let address = self.facts.registered_address(container, register, advertise);
+            address.is_ok_and(|(address, port)| (address.as_str(), port) == place(endpoint))
+        });
+        let own = declared.map(|register| self.registration_id(container, register));
+        let registrations = self.facts.registrations(id);
+        let there = |registration: &Registration| match &own {
+            Some(own) => registration.id == *own,
+            None => (registration.address.as_str(), registration.port) == place(endpoint),
+        };
+        let here = own.is_some() || registrations.iter().any(|registration| there(registration));
+        let listed = match &own {
+            Some(own) => answer.doubts_id(own),
+            // It is registered there under what the spec said before; what it is to be registered as may not be offered yet.
+            None if here && !answer.offers(id) => None,
+            None => answer.doubts(id),
+        };
         if self.own_gone(endpoint) || listed == Some(false) {
             // The catalog has it, and says that it does not pass, or under another address.
             return false;
         }
-        let registrations = self.facts.registrations(id);
         let hindered = registrations
             .iter()
+            .filter(|registration| !here || there(registration))
             .any(|registration| registration.maintenance != Maintenance::Off || refuted(registration));
         if hindered || !self.in_datacenter(query) {
             return false;
         }
-        let Some(service) = self.spec.services.get(&container.service) else {
+        let Some(service) = service else {
             // Its service left under this name.
             return self.spec.services.values().any(|service| self.will_answer(service, query));
         };
