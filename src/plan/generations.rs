@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 
 use super::ObjectKey;
-use super::action::{Action, NewGeneration, NginxAction};
+use super::action::{Action, ConsulAction, NewGeneration, NginxAction};
 use super::candidate::{Candidate, Control, running_routes, template_refusals};
 use super::culprits::{Evidence, Routes};
 use super::gates::Gate;
@@ -131,17 +131,33 @@ impl<'a> Planner<'a> {
         renderer.render(&id, &self.context.owner, &wanted, settings.probe, settings.generations)
     }
 
-    /// nginx serves by a generation that is not on disk any more, and an upstream cannot be read now: a new generation would
-    /// take away what still works.
+    /// nginx serves by a generation that is not on disk any more, and an upstream cannot be read now, or not all that is its
+    /// own: a new generation would take away what still works.
     fn content_unseen(&self, nginx: &Nginx, wanted: &Routes) -> Option<String> {
         let Loaded::Generation(id) = &nginx.loaded else { return None };
         if nginx.generations.contains_key(id) {
             return None;
         }
-        let unread = self.spec.upstreams.keys().find(|name| !wanted.contains_key(*name))?;
-        Some(format!(
-            "nginx runs generation {id}, which is not on disk any more; it goes on until upstream {unread} can be read"
-        ))
+        let goes_on = |what: &str| {
+            Some(format!("nginx runs generation {id}, which is not on disk any more; it goes on until {what}"))
+        };
+        if let Some(unread) = self.spec.upstreams.keys().find(|name| !wanted.contains_key(*name)) {
+            return goes_on(&format!("upstream {unread} can be read"));
+        }
+        if self.removals_held.is_some() {
+            // What the spec does not have any more, and must not lose yet, is in it, too.
+            return goes_on("the removal is allowed, or the spec has again what it removes");
+        }
+        // What is registered under another name with this wave, or taken back, is not in the catalog yet, and may be routed.
+        let names = self.steps().iter().filter_map(|step| match &step.action {
+            Action::Consul(ConsulAction::Register(new)) if !self.facts.registrations(&new.container).is_empty() => {
+                Some(new.name.as_str())
+            }
+            Action::Consul(ConsulAction::LiftDrain { id }) => Some(self.facts.registration(id)?.name.as_str()),
+            _ => None,
+        });
+        let registered = { names }.find(|name| !self.selecting(name).is_empty())?;
+        goes_on(&format!("what is being registered as {registered} is found in Consul"))
     }
 
     /// Sees to it that `current` points at an intact generation with this content. The generation, and why it was

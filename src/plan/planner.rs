@@ -101,6 +101,11 @@ impl<'a> Planner<'a> {
         self.plan.steps.push(Step { object, action, cause: cause.into(), drift: false, changes });
     }
 
+    /// What this wave does so far.
+    pub fn steps(&self) -> &[Step] {
+        &self.plan.steps
+    }
+
     /// The step just planned corrects something that was changed behind our back.
     pub fn mark_drift(&mut self) {
         if let Some(step) = self.plan.steps.last_mut() {
