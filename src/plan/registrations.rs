@@ -450,14 +450,22 @@ impl<'a> Planner<'a> {
     /// The next step of a registration that leaves while its container stays.
     fn retire_registration(&mut self, registration: &'a Registration, container: &'a Container, object: ObjectKey) {
         let cause = "its service does not register it any more";
-        self.retiring_registrations.insert(registration.id.as_str());
+        let routed = self.facts.address_routed(&registration.address, registration.port);
         if registration.maintenance == Maintenance::Off {
+            if routed.is_none() && self.context.nginx.is_some() && self.holds(Gate::CapacitySeen) {
+                // Whether its successor serves in its place cannot be told.
+                let why = self.observed.nginx.reason().unwrap_or("what it runs cannot be told");
+                let reason = format!("{cause}; it stays while nginx cannot be read: {why}");
+                return self.wait(object, "nginx_unknown", reason);
+            }
+            self.retiring_registrations.insert(registration.id.as_str());
             let drain = ConsulAction::Drain { id: registration.id.clone(), reason: format!("reeve: {cause}") };
             return self.step(object, Action::Consul(drain), cause);
         }
+        self.retiring_registrations.insert(registration.id.as_str());
         let nginx = self.facts.nginx.filter(|_| self.context.nginx.is_some());
         if self.context.nginx.is_some() {
-            match self.facts.address_routed(&registration.address, registration.port) {
+            match routed {
                 Some(false) => {}
                 Some(true) if !self.holds(Gate::RegistrationUnrouted) => {}
                 None if !self.holds(Gate::RegistrationRoutedKnown) => {}
