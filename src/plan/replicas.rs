@@ -492,6 +492,11 @@ impl<'a> Planner<'a> {
             + count(replaced().filter(|leaving| self.on_its_way(leaving.container)).count())
             + service.replicas.saturating_sub(count(roster.current.len() + replaced().count() + aside));
         let mut room = if free || !stop_first { u32::MAX } else { parallelism.saturating_sub(under_way) };
+        // A slot is empty, and surplus ones take the room of the one that belongs there.
+        let filled: BTreeSet<u32> =
+            roster.current.keys().copied().chain(replaced().map(|leaving| leaving.container.slot)).collect();
+        let crowded = count(filled.len()) < service.replicas
+            && count(self.facts.containers(&service.name).len()) >= service.replicas;
         let means = self.means_missing(service, roster);
         // What serves nobody goes first, then what nothing has to take the place of, last what a failed one should replace.
         let mut leaving: Vec<(Vec<Place>, &Leaving)> =
@@ -522,7 +527,8 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 let successor = if stop_first { rollout.next_at() } else { rollout.watched_until() };
-                let gate = successor.filter(|_| replaced && leaving.outdated && (stop_first || !places.is_empty()));
+                // Also one that serves nobody now: should the new one fail, the old one may be back.
+                let gate = successor.filter(|_| replaced && leaving.outdated);
                 if let Some((until, why)) = gate {
                     self.wait_until(object, "roll", format!("{}; {why}", leaving.cause), until);
                     continue;
@@ -537,7 +543,9 @@ impl<'a> Planner<'a> {
                     self.wait(object, kind, reason);
                     continue;
                 }
-                if replaced && room == 0 && self.holds(Gate::Room) {
+                // What serves nobody, and whose place is needed while others may not go: to wait for room would never end.
+                let idle = places.is_empty() && crowded;
+                if replaced && room == 0 && !idle && self.holds(Gate::Room) {
                     self.wait(object, "roll", format!("{}; {parallelism} at a time", leaving.cause));
                     continue;
                 }

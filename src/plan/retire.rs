@@ -123,7 +123,7 @@ impl<'a> Planner<'a> {
             }
         }
         let drain = self.drain_time(container);
-        let Some(started) = self.drain_clock(registrations, object) else { return false };
+        let Some(started) = self.drain_clock(container, registrations, object) else { return false };
         let over = after(started, drain);
         if over > self.now && self.holds(Gate::DrainTime) {
             let reason = format!("unrouted; requests under way get {} to end", seconds(drain));
@@ -168,14 +168,26 @@ impl<'a> Planner<'a> {
     }
 
     /// When nginx was first seen not routing to it. Stored in Consul's `Meta`, which survives a crash; for a replica that
-    /// is not registered the observer's own time is taken, which a restart can only make later.
-    fn drain_clock(&mut self, registrations: &[&Registration], object: &ObjectKey) -> Option<Timestamp> {
+    /// is not registered the observer's own time is taken, which a restart can only make later, and not before its start:
+    /// its first registration may only just have been written, and is not seen yet.
+    fn drain_clock(
+        &mut self,
+        container: &Container,
+        registrations: &[&Registration],
+        object: &ObjectKey,
+    ) -> Option<Timestamp> {
         let draining = registrations.iter().filter(|r| matches!(r.maintenance, Maintenance::Draining { .. }));
         let draining: Vec<&&Registration> = draining.collect();
         if draining.is_empty() {
             // Without an nginx of ours nothing routes to it, and nothing ever did.
             let nginx = self.facts.nginx.filter(|_| self.context.nginx.is_some());
-            return Some(nginx.map_or(Timestamp::MIN, |nginx| nginx.loaded_since));
+            let unrouted = nginx.map_or(Timestamp::MIN, |nginx| nginx.loaded_since);
+            let healthy = || self.facts.fitness(container, self.spec.services.get(&container.service)).healthy();
+            let started = match container.state {
+                ContainerState::Running { started_at } if registrations.is_empty() && healthy() => started_at,
+                _ => Timestamp::MIN,
+            };
+            return Some(unrouted.max(started));
         }
         let unset: Vec<String> = draining.iter().filter(|r| r.drain_start.is_none()).map(|r| r.id.clone()).collect();
         if !unset.is_empty() {

@@ -190,6 +190,12 @@ impl<'a> Planner<'a> {
                 && !monitor.is_zero()
                 && after(started, monitor) > ended
             {
+                // Somebody started it anew by hand (what Docker restarts by itself was told above): it may yet be ready.
+                let starting = matches!(self.facts.fitness(container, Some(service)), Fitness::Starting(_));
+                let until = after(started, deadline);
+                if starting && until > self.now && self.holds(Gate::Deadline) {
+                    return Verdict::Pending(until);
+                }
                 return Verdict::Failed(format!("{fault}, within the {} for which it is watched", seconds(monitor)));
             }
             if served {
