@@ -12,7 +12,8 @@ use reeve::spec::container::{Protocol, Published};
 use reeve::spec::upstream::Listen;
 use reeve::spec::{Service, Spec};
 
-use crate::measure::serving;
+use crate::measure::{drains, serving};
+use crate::scenario::fails;
 use crate::state::{Hidden, Ill, Older, State, Taken};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +152,7 @@ impl Fault {
         let now = state.now;
         match self {
             Self::Dies(_) | Self::Removed(_) | Self::Paused(_) | Self::Restarted(_) | Self::Unhealthy(_) => {
-                self.strike_container(after.world.docker.known_mut()?, &mut after.ills, now)?;
+                self.strike_container(after.world.docker.known_mut()?, &mut after.ills, now, spec)?;
             }
             Self::Critical(_)
             | Self::Deregistered(_)
@@ -220,7 +221,7 @@ impl Fault {
         Some(after)
     }
 
-    fn strike_container(&self, docker: &mut Docker, ills: &mut Vec<Ill>, now: Timestamp) -> Option<()> {
+    fn strike_container(&self, docker: &mut Docker, ills: &mut Vec<Ill>, now: Timestamp, spec: &Spec) -> Option<()> {
         match self {
             Self::Dies(id) => {
                 let container = docker.containers.get_mut(id)?;
@@ -248,7 +249,12 @@ impl Fault {
                 let container = docker.containers.get_mut(id)?;
                 container.state = ContainerState::Running { started_at: now };
                 match container.health {
-                    Health::None => container.probe = Some(Probe::Failing("connection refused".to_owned())),
+                    Health::None => {
+                        // Only what the spec declares a check for is probed.
+                        let declares = |service: &Service| service.register.iter().any(|one| one.check.is_some());
+                        let probed = spec.services.get(&container.service).is_some_and(declares);
+                        container.probe = probed.then(|| Probe::Failing("connection refused".to_owned()));
+                    }
                     _ => container.health = Health::Starting,
                 }
             }
@@ -419,14 +425,13 @@ fn holds(nginx: &Nginx, port: u16) -> bool {
     })
 }
 
-/// What drains was on its way out before.
 fn taken(state: &State, service: &Service) -> Taken {
-    let drains = |id: &str| {
-        let mut registrations = state.consul().registrations.values().filter(|r| r.container == id);
-        registrations.any(|r| matches!(r.maintenance, Maintenance::Draining { .. }))
-    };
-    let ours = state.docker().containers.values().filter(|container| container.service == service.name);
-    let served = ours.filter(|container| serving(state, container).believed && !drains(&container.id)).count();
+    // A job serves nobody.
+    let ours = state.docker().containers.values().filter(|c| c.service == service.name && !service.job);
+    // What drains does not serve any more: its place is lost already.
+    let served = ours
+        .filter(|container| serving(state, container).believed && !drains(state, &container.id) && !fails(container))
+        .count();
     Taken { service: service.name.clone(), served: u32::try_from(served).expect("few") }
 }
 

@@ -34,6 +34,9 @@ impl State {
         for (container, (last, drain)) in &self.ghost.routed {
             (container, ages.of(*last), drain).hash(h);
         }
+        for (place, (last, drain)) in &self.ghost.places {
+            (place, ages.of(*last), drain).hash(h);
+        }
         for (id, _) in &self.ghost.running {
             id.hash.hash(h);
         }

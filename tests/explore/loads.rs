@@ -47,7 +47,7 @@ impl Judge<'_> {
                     let at = generation.rejected.as_ref().map(|rejection| rejection.at);
                     id.hash == new.id.hash && at.is_some_and(|at| state.now.duration_since(at) < soon)
                 });
-                ensure(!just_refused || self.stale, "it writes again at once what nginx has refused")
+                ensure(!just_refused || self.stale(), "it writes again at once what nginx has refused")
             }
             NginxAction::QuitOrphans { .. } => Ok(()),
         }
@@ -58,12 +58,18 @@ impl Judge<'_> {
         if before.ghost.running.iter().map(|(id, _)| id).eq(after.ghost.running.iter().map(|(id, _)| id)) {
             return Ok(());
         }
-        let blind = self.planned.hidden.any() || self.stale;
+        let blind = self.planned.hidden.any() || self.stale();
         for (upstream, id) in after.routes() {
             // By what the wave could see: nobody sees what happens while it is applied.
             let healthy = |state: &State| state.container(id).is_some_and(fit);
             if !healthy(after) && !healthy(self.planned) && !blind {
-                let was = before.routes().any(|route| route == (upstream, id));
+                // An nginx that was stopped goes on with what it held.
+                let nginx = self.planned.nginx();
+                let current = nginx.current.as_ref().and_then(|current| nginx.generations.get(current));
+                let held = current.and_then(|current| current.manifest.upstreams.get(upstream)).is_some_and(|routed| {
+                    routed.endpoints.iter().any(|endpoint| endpoint.container.as_deref() == Some(id))
+                });
+                let was = before.routes().any(|route| route == (upstream, id)) || (held && !before.nginx_runs());
                 let keeps = self
                     .spec
                     .upstreams
@@ -80,9 +86,13 @@ impl Judge<'_> {
             .flat_map(|(_, manifest)| &manifest.upstreams)
             .flat_map(|(name, routed)| routed.endpoints.iter().map(move |endpoint| (name, routed, endpoint)));
         for (name, routed, endpoint) in lost {
+            // By another port of the same container, too: an old one goes when the new one is there.
             let stays = after.ghost.running.iter().all(|(_, manifest)| {
                 manifest.upstreams.get(name).is_some_and(|now| {
-                    now.endpoints.iter().any(|e| (&e.address, e.port) == (&endpoint.address, endpoint.port))
+                    now.endpoints.iter().any(|e| {
+                        (&e.address, e.port) == (&endpoint.address, endpoint.port)
+                            || (e.container.is_some() && e.container == endpoint.container)
+                    })
                 })
             });
             if stays {

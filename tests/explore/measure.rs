@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use reeve::observed::{CheckStatus, Container, Health, Maintenance, Probe, Registration};
+use reeve::observed::{CheckStatus, Container, Docker, Health, Maintenance, Probe, Registration};
 use reeve::spec::container::{MountSource, NetworkMode, Published};
 use reeve::spec::{Service, Spec, UpdateOrder};
 
@@ -139,18 +139,39 @@ pub fn serving(state: &State, container: &Container) -> Serving {
     serving
 }
 
+/// Taken out of traffic by reeve.
+pub fn drains(state: &State, container: &str) -> bool {
+    let mut registrations = state.consul().registrations.values();
+    registrations.any(|r| r.container == container && matches!(r.maintenance, Maintenance::Draining { .. }))
+        && !state.consul().registrations.values().any(|r| r.container == container && r.maintenance == Maintenance::Off)
+}
+
 /// The containers that may be missed: those that serve before the wave. What only the wave brings back was not there to
 /// be kept.
 pub struct Before {
     believed: BTreeSet<String>,
     proven: BTreeSet<String>,
+    /// Believed, whoever sends requests to them.
+    running: BTreeSet<String>,
 }
 
 impl Before {
-    pub fn of(state: &State) -> Self {
-        let mut before = Self { believed: BTreeSet::new(), proven: BTreeSet::new() };
+    /// `seen`: Docker as the wave saw it, when that was one write late: whom it shows unfit there, nobody can spare.
+    /// `drained`: what drains counts, too.
+    pub fn of(state: &State, seen: Option<&Docker>, drained: bool) -> Self {
+        let mut before = Self { believed: BTreeSet::new(), proven: BTreeSet::new(), running: BTreeSet::new() };
         for container in state.docker().containers.values() {
+            if seen.is_some_and(|docker| docker.containers.get(&container.id).is_none_or(|seen| !fit(seen))) {
+                continue;
+            }
             let serving = serving(state, container);
+            if serving.believed {
+                before.running.insert(container.id.clone());
+            }
+            // What drains is on its way out, whoever still routes to it: that the others suffice is judged when it begins.
+            if !drained && drains(state, &container.id) {
+                continue;
+            }
             if serving.believed {
                 before.believed.insert(container.id.clone());
             }
@@ -163,11 +184,19 @@ impl Before {
 }
 
 /// How many serve in each place, in the order of the floors.
-pub fn counts(state: &State, floors: &[Floor], before: &Before) -> Vec<Count> {
-    let now = Before::of(state);
+/// `blind`: what nginx routes is seen late, and what it routes to is drained without that being known.
+pub fn counts(state: &State, floors: &[Floor], before: &Before, blind: bool) -> Vec<Count> {
+    let now = Before::of(state, None, blind);
     let believed = |id: &str| now.believed.contains(id) && before.believed.contains(id);
     // A check that is made anew has not run yet; what passed before the wave goes on being proven.
     let proven = |id: &str| now.believed.contains(id) && before.proven.contains(id);
+    // A container that is there under two ports, one of which leaves, is one that serves.
+    let of = |ours: BTreeSet<&str>, others: usize| {
+        let count = |serves: &dyn Fn(&str) -> bool| {
+            u32::try_from(ours.iter().filter(|id| serves(id)).count() + others).expect("few")
+        };
+        Count { proven: count(&proven), believed: count(&believed) }
+    };
     let mut counts = Vec::with_capacity(floors.len());
     for floor in floors {
         let count = match &floor.place {
@@ -176,15 +205,8 @@ pub fn counts(state: &State, floors: &[Floor], before: &Before) -> Vec<Count> {
                 let mut least: Option<Count> = None;
                 for (_, manifest) in &state.ghost.running {
                     let endpoints = manifest.upstreams.get(name).into_iter().flat_map(|routed| &routed.endpoints);
-                    let mut count = Count { proven: 0, believed: 0 };
-                    for endpoint in endpoints {
-                        let (p, b) = match &endpoint.container {
-                            Some(id) => (proven(id), believed(id)),
-                            None => (true, true),
-                        };
-                        count.proven += u32::from(p);
-                        count.believed += u32::from(b);
-                    }
+                    let containers = endpoints.clone().filter_map(|endpoint| endpoint.container.as_deref());
+                    let count = of(containers.collect(), endpoints.filter(|e| e.container.is_none()).count());
                     least = Some(least.map_or(count, |least| Count {
                         proven: least.proven.min(count.proven),
                         believed: least.believed.min(count.believed),
@@ -193,20 +215,14 @@ pub fn counts(state: &State, floors: &[Floor], before: &Before) -> Vec<Count> {
                 least.unwrap_or(Count { proven: 0, believed: 0 })
             }
             Place::Consul(name) => {
-                // One that is registered by two ports is one.
-                let given_out = |r: &&Registration| r.name == *name && r.maintenance == Maintenance::Off && passes(r);
-                let registrations = state.consul().registrations.values().filter(given_out);
-                let containers: BTreeSet<&str> = registrations.map(|r| r.container.as_str()).collect();
-                let mut count = Count { proven: 0, believed: 0 };
-                for id in containers {
-                    count.believed += u32::from(believed(id));
-                    count.proven += u32::from(proven(id));
-                }
-                count
+                let given_out = state.consul().registrations.values();
+                let given_out = given_out.filter(|r| r.name == *name && r.maintenance == Maintenance::Off && passes(r));
+                of(given_out.map(|registration| registration.container.as_str()).collect(), 0)
             }
             Place::Service(name) => {
                 let ours = state.docker().containers.values().filter(|container| container.service == *name);
-                let serving = ours.filter(|container| believed(&container.id)).count();
+                let runs = |id: &String| now.running.contains(id) && before.running.contains(id);
+                let serving = ours.filter(|container| runs(&container.id)).count();
                 let serving = u32::try_from(serving).expect("few");
                 Count { proven: serving, believed: serving }
             }

@@ -1,12 +1,13 @@
 //! What must never happen, judged action by action, without a line of the planner's own code.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use reeve::observed::{
-    CheckStatus, Container, ContainerState, Endpoint, Health, ListenState, Maintenance, Pin, Probe, Registration,
-    RoutedUpstream,
+    CheckStatus, Container, ContainerState, Docker, Endpoint, Health, ListenState, Maintenance, Pin, Probe,
+    Registration, RoutedUpstream, View,
 };
 use reeve::plan::action::{Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration};
 use reeve::plan::{Step, System};
@@ -15,7 +16,7 @@ use reeve::spec::upstream::WhenEmpty;
 use reeve::spec::{DependencyCondition, Service, Spec};
 
 use crate::measure::{fit, parallelism, passes, serving, stop_first};
-use crate::state::State;
+use crate::state::{Behind, State};
 
 /// What is known when a wave is judged.
 pub struct Judge<'s> {
@@ -23,7 +24,7 @@ pub struct Judge<'s> {
     /// The state that the wave was planned for.
     pub planned: &'s State,
     /// The wave was planned from a view that was one write behind.
-    pub stale: bool,
+    pub behind: Option<Behind>,
     /// Nothing of what leaves the spec may be touched: it removes too much at once.
     pub held: bool,
 }
@@ -35,6 +36,16 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Verdict {
 }
 
 impl Judge<'_> {
+    /// The planner cannot know of a write that it does not see yet.
+    pub fn stale(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// Docker as the wave saw it, if that was one write late.
+    pub fn late_docker(&self) -> Option<&Docker> {
+        older_view(self.behind == Some(Behind::Docker), self.planned.older.docker.as_ref())
+    }
+
     /// What is wrong with doing this now, if something is.
     pub fn before(&self, state: &State, step: &Step) -> Verdict {
         let system = step.action.system();
@@ -64,9 +75,14 @@ impl Judge<'_> {
                 let deadline = service.deadline(image.is_some_and(|image| image.healthcheck));
                 state.now.duration_since(at) >= SignedDuration::try_from(deadline).expect("a short deadline")
             });
-            old || !matches!(c.state, ContainerState::Running { .. })
+            // One that was announced and fails within the time in which it is watched has failed, as in Compose.
+            let ContainerState::Running { started_at } = c.state else { return true };
+            let youth = SignedDuration::try_from(service.update.monitor).expect("a short time");
+            let mut registrations = state.consul().registrations.values().filter(|r| r.container == c.id);
+            let failed = |r: &Registration| matches!(c.health, Health::Unhealthy(_)) || !passes(r);
+            old || (state.now.duration_since(started_at) < youth && registrations.any(failed))
         });
-        ensure(hopeless || self.stale, "it gives up a replica that may still become ready")
+        ensure(hopeless || self.stale(), "it gives up a replica that may still become ready")
     }
 
     /// Somebody held it or rolled it back, and that cannot be read.
@@ -93,12 +109,13 @@ impl Judge<'_> {
                 ensure(!docker.strangers.contains_key(id), "it removes a container that is not ours")?;
                 let running = state.container(id).is_some_and(|container| container.state.running());
                 // Docker refuses that.
-                ensure(!running || self.stale, "it removes a container that runs")
+                ensure(!running || self.stale(), "it removes a container that runs")
             }
             DockerAction::RemoveNetwork { name, .. } => {
                 let Some(network) = docker.networks.get(name) else { return Ok(()) };
                 ensure(network.ours, "it removes a network that is not ours")?;
-                ensure(network.attached == 0, "it removes a network that containers are attached to")
+                // Docker refuses that.
+                ensure(network.attached == 0 || self.stale(), "it removes a network that containers are attached to")
             }
             DockerAction::RemoveVolume { name } => {
                 let ours = docker.volumes.get(name).is_none_or(|volume| volume.ours);
@@ -157,7 +174,10 @@ impl Judge<'_> {
         });
         ensure(volumes, "its volume is not there")?;
         ensure(docker.images.contains_key(&new.config.image), "its image is not there")?;
-        let ours = || docker.containers.values().filter(|container| container.service == new.service);
+        // One that was made by a write that is not seen yet cannot be reckoned with.
+        let late = self.late_docker();
+        let seen = |id: &String| late.is_none_or(|docker| docker.containers.contains_key(id));
+        let ours = || docker.containers.values().filter(|c| c.service == new.service && seen(&c.id));
         let count = |length: usize| u32::try_from(length).expect("few");
         let surge = if stop_first(service) { 0 } else { parallelism(service) };
         let most = service.replicas + surge;
@@ -173,7 +193,7 @@ impl Judge<'_> {
         ensure(!given_up || ours().all(|c| c.slot != new.slot), "it rolls out again what was given up")?;
         if replaces(new.slot) {
             let soon = self.newest(state, service).is_some_and(|newest| newest < service.update.delay);
-            ensure(!soon || self.stale, "the next one is made before the delay is over")?;
+            ensure(!soon || self.stale(), "the next one is made before the delay is over")?;
             self.watched(state, service)?;
             self.one_after_another(state, service, new)?;
             self.none_failed(service)?;
@@ -195,11 +215,11 @@ impl Judge<'_> {
     /// Nothing more is replaced while the newest replica may still die of its youth.
     fn watched(&self, state: &State, service: &Service) -> Verdict {
         let young = self.newest(state, service).is_some_and(|newest| newest < service.update.monitor);
-        ensure(!young || self.stale, "one is replaced while the newest replica is still watched")
+        ensure(!young || self.stale(), "one is replaced while the newest replica is still watched")
     }
 
     /// It is registered as its service wants, if it is to be.
-    pub fn announced(&self, state: &State, container: &reeve::observed::Container) -> bool {
+    pub fn announced(&self, state: &State, container: &Container) -> bool {
         let registers = self.service(&container.service).is_some_and(|service| !service.register.is_empty());
         let registered = state.consul().registrations.values().any(|r| r.container == container.id && passes(r));
         !registers || registered
@@ -217,7 +237,7 @@ impl Judge<'_> {
         if let ContainerState::Exited { started_at: Some(started), finished_at: Some(finished), .. } = container.state {
             let short = finished.duration_since(started) < SignedDuration::from_secs(10);
             let soon = state.now.duration_since(finished) < SignedDuration::from_secs(5);
-            ensure(!(short && soon) || self.stale, "it starts again at once what died at once")?;
+            ensure(!(short && soon) || self.stale(), "it starts again at once what died at once")?;
         }
         for (name, dependency) in &service.depends_on {
             let Some(target) = self.service(name) else { continue };
@@ -231,7 +251,7 @@ impl Judge<'_> {
                 }
             });
             let met = u32::try_from(met.count()).expect("few") >= target.replicas;
-            ensure(met || self.stale, format!("it starts before {name}, which it depends on"))?;
+            ensure(met || self.stale(), format!("it starts before {name}, which it depends on"))?;
         }
         let ports: BTreeSet<u16> =
             container.chosen_ports.iter().map(|port| port.host).filter(|port| *port != 0).collect();
@@ -250,11 +270,11 @@ impl Judge<'_> {
             || !state.nginx().included
             || state.nginx().listens.values().any(|listen| *listen != ListenState::Free);
         let sent = state.ghost.running.iter().flat_map(|(_, manifest)| manifest.upstreams.values());
-        let sent = sent.filter(|routed| !held_dead(state, routed, service));
+        let sent = sent.filter(|routed| !held_dead(self.planned, routed, service));
         let sent = sent.flat_map(|routed| &routed.endpoints).any(|endpoint| {
             ports.contains(&endpoint.port) && endpoint.container.as_ref().is_some_and(|to| *to != container.id)
         });
-        ensure(!sent || stuck || self.stale, "it starts where nginx sends the requests of another one")
+        ensure(!sent || stuck || self.stale(), "it starts where nginx sends the requests of another one")
     }
 
     fn stop(&self, state: &State, id: &str) -> Verdict {
@@ -272,7 +292,15 @@ impl Judge<'_> {
         ensure(!blind(System::Nginx), "it stops a registered one without seeing nginx")?;
         let consul = state.consul();
         let given_out = consul.registrations.values().any(|r| r.container == id && r.maintenance == Maintenance::Off);
-        ensure(!given_out, "it stops what Consul gives out")?;
+        // Of one that has run for longer than the drain time, and of which nothing is registered in the view that is one
+        // write late, no planner can know that it was registered just now.
+        let older = older_view(self.behind == Some(Behind::Consul), self.planned.older.consul.as_ref());
+        let unseen = older.is_some_and(|consul| consul.registrations.values().all(|r| r.container != id));
+        let young = match container.state {
+            ContainerState::Running { started_at } => state.now.duration_since(started_at) < self.shortest_drain(),
+            _ => false,
+        };
+        ensure(!given_out || (unseen && !young), "it stops what Consul gives out")?;
         if let Some((last, drain)) = state.ghost.routed.get(id) {
             let waited = state.now.duration_since(*last);
             let drain = SignedDuration::try_from(*drain).expect("a short drain");
@@ -295,6 +323,11 @@ impl Judge<'_> {
             ensure(there == consul.peers.len(), "it stops a second server of Consul")?;
         }
         Ok(())
+    }
+
+    fn shortest_drain(&self) -> SignedDuration {
+        let drain = self.spec.upstreams.values().map(|upstream| upstream.drain).min().unwrap_or_default();
+        SignedDuration::try_from(drain).expect("a short drain")
     }
 
     /// A service that leaves the spec: in which order.
@@ -351,7 +384,7 @@ impl Judge<'_> {
             }
             ConsulAction::LiftDrain { id } => {
                 let operator = consul.registrations.get(id).is_some_and(|r| is_operators(&r.maintenance));
-                ensure(!operator || self.stale, "it lifts an operator's maintenance")
+                ensure(!operator || self.stale(), "it lifts an operator's maintenance")
             }
             ConsulAction::StartDrainClock { id, .. } => {
                 let Some(registration) = consul.registrations.get(id) else { return Ok(()) };
@@ -359,13 +392,13 @@ impl Judge<'_> {
                     routed.endpoints.iter().any(|e| (&e.address, e.port) == (&registration.address, registration.port))
                 };
                 let routed = state.ghost.running.iter().any(|(_, manifest)| manifest.upstreams.values().any(at));
-                ensure(!routed || self.stale, "the drain time begins while nginx routes to it")
+                ensure(!routed || self.stale(), "the drain time begins while nginx routes to it")
             }
             ConsulAction::SetHealth { id, status, .. } => {
                 let container = consul.registrations.get(id).and_then(|r| self.planned.container(&r.container));
                 let runs = container.is_some_and(|container| container.state.running());
                 ensure(
-                    runs || *status != CheckStatus::Passing || self.stale,
+                    runs || *status != CheckStatus::Passing || self.stale(),
                     "it says of a dead one that it is healthy",
                 )
             }
@@ -379,10 +412,11 @@ impl Judge<'_> {
         ensure(!self.planned.hidden.has(System::Docker), "it registers without seeing Docker")?;
         ensure(consul.leader.is_some(), "it registers while Consul has no leader")?;
         let Some(container) = state.container(&new.container) else {
-            return ensure(self.stale, "it registers a container that is not there");
+            return ensure(self.stale(), "it registers a container that is not there");
         };
         let known = consul.registrations.get(&new.id).is_some_and(|seen| seen.container == new.container);
-        let healthy = match container.health {
+        let healthy = |container: &Container| match container.health {
+            _ if !container.state.running() => false,
             Health::Healthy => true,
             Health::Starting | Health::Unhealthy(_) => false,
             // Consul's own check judges one that is registered already.
@@ -392,15 +426,36 @@ impl Judge<'_> {
                 !declared || known || container.probe == Some(Probe::Passing)
             }
         };
-        ensure(container.state.running() && healthy, "it registers what is not healthy")?;
+        // No planner can know of a write that it does not see yet; the next pass takes back what it could not know.
+        let older = self.late_docker();
+        let seen = older.and_then(|docker| docker.containers.get(&new.container));
+        ensure(healthy(container) || seen.is_some_and(healthy), "it registers what is not healthy")?;
         let drained = state.ghost.drained.contains(&new.container) && !self.wanted(state, &new.container);
-        ensure(!drained || known, "it registers again what was drained")
+        // With the registration its drain is forgotten. Then it is one more that serves, if others are missing in Consul, or
+        // nothing may be taken away while the newest is watched.
+        let forgotten = self.planned.consul().registrations.values().all(|r| r.container != new.container);
+        let needed = forgotten
+            && self.service(&container.service).is_some_and(|service| {
+                let others = self.planned.docker().containers.values();
+                let others = others.filter(|c| c.service == service.name && c.id != container.id);
+                let others =
+                    others.filter(|c| serving(self.planned, c).proven && self.announced(self.planned, c)).count();
+                let missing = if stop_first(service) { parallelism(service) } else { 0 };
+                let short = u32::try_from(others).expect("few") < service.replicas.saturating_sub(missing);
+                short || self.watched(state, service).is_err()
+            });
+        ensure(!drained || known || needed, "it registers again what was drained")
     }
 
     fn deregister(&self, state: &State, registration: &Registration) -> Verdict {
         let Some(container) = state.container(&registration.container).filter(|c| c.state.running()) else {
             return Ok(());
         };
+        // By what the wave saw: that it was just started again is not seen yet.
+        let older = self.late_docker();
+        if older.is_some_and(|docker| docker.containers.get(&container.id).is_none_or(|c| !c.state.running())) {
+            return Ok(());
+        }
         let at = |routed: &reeve::observed::RoutedUpstream| {
             routed.endpoints.iter().any(|e| (&e.address, e.port) == (&registration.address, registration.port))
         };
@@ -410,9 +465,7 @@ impl Judge<'_> {
         if registration.maintenance == Maintenance::Off && self.service(&container.service).is_some() {
             return Err("it deregisters a running one that was not drained".to_owned());
         }
-        if let Some((last, drain)) = state.ghost.routed.get(&container.id)
-            && !state.routed(&container.id)
-        {
+        if let Some((last, drain)) = state.ghost.places.get(&(registration.address.clone(), registration.port)) {
             let waited = state.now.duration_since(*last);
             let drain = SignedDuration::try_from(*drain).expect("a short drain");
             ensure(waited >= drain, format!("it deregisters {waited:#} after nginx last routed to it"))?;
@@ -421,8 +474,13 @@ impl Judge<'_> {
     }
 }
 
+/// The older view, if that was what the wave saw.
+fn older_view<T>(seen: bool, older: Option<&Arc<View<T>>>) -> Option<&T> {
+    older.filter(|_| seen)?.known()
+}
+
 /// A roll-out of the service to what the spec says was given up.
-fn turned_back(state: &State, service: &Service) -> bool {
+pub fn turned_back(state: &State, service: &Service) -> bool {
     let directory = state.world.directory.known();
     directory.into_iter().flat_map(|directory| directory.pins_of(&service.name)).any(|pin| match pin {
         Pin::Failed { hash, .. } | Pin::RolledBack { from: hash, .. } => *hash == service.hash,
@@ -430,7 +488,7 @@ fn turned_back(state: &State, service: &Service) -> bool {
     })
 }
 
-/// `when_empty: keep` holds endpoints of which none runs, and nothing that runs could be routed to in their place: nginx
+/// `when_empty: keep` holds endpoints of which none runs, by what the wave saw, and nothing that runs could be routed to in their place: nginx
 /// would go on pointing at the port until somebody listens there. The successor that registers what the upstream asks
 /// for takes the port, and with it only requests that are meant for its service.
 fn held_dead(state: &State, routed: &RoutedUpstream, successor: &Service) -> bool {

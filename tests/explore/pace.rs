@@ -25,7 +25,7 @@ impl Judge<'_> {
         let unready = before + ours(state).iter().filter(made).count() + usize::from(replaces(new.slot));
         let most = usize::try_from(parallelism(service)).expect("few");
         ensure(
-            unready <= most || self.stale,
+            unready <= most || self.stale(),
             format!("{unready} new replicas of {} that do not serve, and {most} are the most", service.name),
         )
     }
@@ -39,7 +39,7 @@ impl Judge<'_> {
             let old = c.created_at.is_some_and(|at| self.planned.now.duration_since(at) >= deadline);
             old && self.wanted(self.planned, &c.id) && !fit(c) && !self.planned.ghost.routed.contains_key(&c.id)
         });
-        match failed.filter(|_| service.update.failure_action != FailureAction::Continue && !self.stale) {
+        match failed.filter(|_| service.update.failure_action != FailureAction::Continue && !self.stale()) {
             Some(failed) => Err(format!("one more is replaced although {} has failed", failed.name)),
             None => Ok(()),
         }
@@ -53,7 +53,7 @@ impl Judge<'_> {
         let ours = || state.docker().containers.values().filter(|c| c.service == service.name);
         let alone = ours().filter(|c| c.slot == container.slot).count() == 1;
         let outdated = container.hash != service.hash && container.slot <= service.replicas && alone;
-        if !outdated || service.job || self.stale {
+        if !outdated || service.job || self.stale() {
             return Ok(());
         }
         let up = |slot: u32| {

@@ -307,11 +307,11 @@ pub const PROOFS: &[Proof] = &[
         bounds: ONE,
         missed: &[
             (Gate::Surge, "4 containers of web, and 3 are the most"),
-            (Gate::Capacity, "web in Consul: 2 serve, and then 1, where 2 must"),
+            (Gate::Capacity, "upstream web: 2 serve, and then 1, where 2 must"),
             (Gate::Drain, "it stops what Consul gives out"),
             (Gate::Unrouted, "the drain time begins while nginx routes to it"),
             (Gate::DrainTime, "it stops 0s after nginx last routed to it, where the drain is 10s"),
-            (Gate::KeepRegistered, "web in Consul: 2 serve, and then 1, where 2 must"),
+            (Gate::KeepRegistered, "upstream web: 2 serve, and then 1, where 2 must"),
             (Gate::HealthChanged, "it does the same in every pass"),
         ],
     },
@@ -376,7 +376,7 @@ pub const PROOFS: &[Proof] = &[
     Proof {
         scenario: comes_back_renamed,
         bounds: ONE,
-        missed: &[(Gate::Succession, "fixed in Consul: 1 serve, and then 0, where 1 must")],
+        missed: &[(Gate::Succession, "upstream fixed: 1 serve, and then 0, where 1 must")],
     },
     Proof { scenario: consul_servers, bounds: ONE, missed: &[(Gate::Peers, "it stops a second server of Consul")] },
     Proof {

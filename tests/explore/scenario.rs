@@ -251,6 +251,11 @@ pub fn is_bad(container: &Container) -> bool {
     container.config.contains(":bad") || (container.config.contains(":second") && container.slot == 2)
 }
 
+/// A version that does not go on serving, whatever is done.
+pub fn fails(container: &Container) -> bool {
+    is_bad(container) || container.config.contains(":late")
+}
+
 /// A world at rest, with everything masked that two ways to it may do differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
@@ -323,6 +328,13 @@ impl End {
         rest.registrations.retain(|registration| !out.contains(registration.1.as_str()));
         let services = spec.services.values().filter(|service| out.contains(service.name.as_str()));
         let names: BTreeSet<&String> = services.flat_map(|service| &service.register).map(|r| &r.name).collect();
+        // What left under the same name goes on serving until its successor can.
+        let before =
+            |name: &str, service: &str| names.contains(&name.to_owned()) && !spec.services.contains_key(service);
+        let kept: BTreeSet<String> =
+            rest.registrations.iter().filter(|one| before(&one.0, &one.1)).map(|one| one.1.clone()).collect();
+        rest.replicas.retain(|replica| !kept.contains(&replica.0));
+        rest.registrations.retain(|registration| !kept.contains(&registration.1));
         rest.routes.retain(|upstream, (_, endpoints)| {
             let asks = spec.upstreams.get(upstream).and_then(|upstream| upstream.query.as_ref());
             let touched = endpoints.iter().any(|e| out.iter().any(|service| e.starts_with(&format!("{service} "))));

@@ -1,6 +1,6 @@
 //! The search: breadth-first over distinct states, a level at a time, and what its graph tells when it is complete.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
 
 use crate::scenario::Scenario;
@@ -23,6 +23,8 @@ pub struct Bounds {
 
 /// From every state the end must come within so many waves.
 const MOST_WAVES: usize = 80;
+/// So many states are visited before what follows from them is taken.
+const PART: usize = 256;
 
 #[derive(Debug, Default)]
 pub struct Found {
@@ -110,21 +112,25 @@ impl<'s> Search<'s> {
         let key = start.key();
         self.numbers.insert(key, 0);
         self.known.push(Known { from: 0, how: "start".to_owned(), onward: NOWHERE, done: Tally::default() });
-        let mut level = vec![(0, start)];
+        let mut level = VecDeque::from([(0, start)]);
         while !level.is_empty() {
             let branch = self.known.len() <= self.visitor.bounds.states;
             self.found.cut |= !branch;
-            let visits = self.visit_all(&level, branch);
             let mut following = Vec::new();
-            for ((number, state), visit) in level.iter().zip(visits) {
-                if let Some(reason) = visit.failure {
-                    self.found.counterexample = Some(self.tell(reason, *number, state));
-                    self.found.states = self.known.len();
-                    return self.found;
+            // A part at a time: what follows from all of a level, most of it known, would fill the memory.
+            while !level.is_empty() {
+                let part: Vec<(usize, State)> = level.drain(..level.len().min(PART)).collect();
+                let visits = self.visit_all(&part, branch);
+                for ((number, state), visit) in part.iter().zip(visits) {
+                    if let Some(reason) = visit.failure {
+                        self.found.counterexample = Some(self.tell(reason, *number, state));
+                        self.found.states = self.known.len();
+                        return self.found;
+                    }
+                    self.take(*number, visit, &mut following);
                 }
-                self.take(*number, visit, &mut following);
             }
-            level = following;
+            level = following.into();
         }
         if self.found.counterexample.is_none() {
             self.found.counterexample = self.ways_on();
@@ -133,16 +139,16 @@ impl<'s> Search<'s> {
         self.found
     }
 
-    /// Every state of the level, on two threads: the result does not depend on who is first.
-    fn visit_all(&self, level: &[(usize, State)], branch: bool) -> Vec<Visit> {
+    /// Every state of a part, on two threads: the result does not depend on who is first.
+    fn visit_all(&self, part: &[(usize, State)], branch: bool) -> Vec<Visit> {
         let visit = |(_, state): &(usize, State)| self.visitor.visit(state, branch);
-        if level.len() < 8 {
-            return level.iter().map(visit).collect();
+        if part.len() < 8 {
+            return part.iter().map(visit).collect();
         }
-        let half = level.len() / 2;
+        let half = part.len() / 2;
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| level[half..].iter().map(visit).collect::<Vec<Visit>>());
-            let mut visits: Vec<Visit> = level[..half].iter().map(visit).collect();
+            let second = scope.spawn(|| part[half..].iter().map(visit).collect::<Vec<Visit>>());
+            let mut visits: Vec<Visit> = part[..half].iter().map(visit).collect();
             visits.extend(second.join().expect("a visit does not panic"));
             visits
         })
@@ -200,6 +206,16 @@ impl<'s> Search<'s> {
         lines
     }
 
+    /// What is done from a state to its end.
+    fn way(&self, mut at: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        while self.known[at].onward != at {
+            at = self.known[at].onward;
+            lines.push(format!("  {}", self.known[at].how));
+        }
+        lines
+    }
+
     /// Every way on ends soon, and costs little more than the way without the crash or fault.
     fn ways_on(&mut self) -> Option<Counterexample> {
         let mut rest: Vec<Option<(usize, Tally)>> = (0..self.known.len()).map(|_| None).collect();
@@ -226,13 +242,18 @@ impl<'s> Search<'s> {
             self.found.longest = self.found.longest.max(length);
         }
         let tally = |number: usize| rest[number].map(|(_, tally)| tally).unwrap_or_default();
+        let scenario = self.visitor.scenario;
+        let fails = (0..scenario.specs.len()).any(|spec| scenario.bad(spec));
         for (from, to, kind, done) in std::mem::take(&mut self.edges) {
             let more = done.plus(tally(to)).beyond(tally(from));
             let most = self.found.costs.entry(kind).or_default();
             *most = most.most(more);
-            if let Some(reason) = too_much(kind, more) {
+            if let Some(reason) = too_much(kind, more, fails) {
                 let mut trace = self.trace(to);
-                trace.push("and on to the end".to_owned());
+                for (title, start) in [("and on to the end:", to), ("where otherwise it would have been:", from)] {
+                    trace.push(title.to_owned());
+                    trace.extend(self.way(start));
+                }
                 return Some(Counterexample { reason, trace, wave: String::new() });
             }
         }

@@ -1,6 +1,7 @@
 //! A state of the exploration: the world, what the oracle remembers of it, and what is going on around.
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct State {
 pub struct Ghost {
     /// By container: when nginx last routed to it, and the longest drain of those upstreams.
     pub routed: BTreeMap<String, (Timestamp, Duration)>,
+    /// The same by address and port, of what is registered there: a container may leave one and stay at another.
+    pub places: BTreeMap<(String, u16), (Timestamp, Duration)>,
     /// What nginx's live workers really run, whatever is on the disk.
     pub running: Vec<(GenerationId, Arc<Manifest>)>,
     /// Containers that were drained under the present spec.
@@ -175,20 +178,23 @@ impl State {
         }
         for (_, manifest) in &self.ghost.running {
             for routed in manifest.upstreams.values() {
-                for container in routed.endpoints.iter().filter_map(|endpoint| endpoint.container.as_ref()) {
-                    let drain = routed.upstream.drain;
-                    match self.ghost.routed.get_mut(container) {
-                        Some((last, longest)) => {
-                            *longest = if *last == self.now { drain.max(*longest) } else { drain };
-                            *last = self.now;
-                        }
-                        None => {
-                            self.ghost.routed.insert(container.clone(), (self.now, drain));
-                        }
+                let drain = routed.upstream.drain;
+                for endpoint in routed.endpoints.iter().filter(|endpoint| endpoint.container.is_some()) {
+                    let place = (endpoint.address.clone(), endpoint.port);
+                    note(self.ghost.places.entry(place), self.now, drain);
+                    if let Some(container) = &endpoint.container {
+                        note(self.ghost.routed.entry(container.clone()), self.now, drain);
                     }
                 }
             }
         }
+        let consul = self.world.consul.known();
+        let registered: BTreeSet<(&str, u16)> = consul
+            .into_iter()
+            .flat_map(|consul| consul.registrations.values())
+            .map(|registration| (registration.address.as_str(), registration.port))
+            .collect();
+        self.ghost.places.retain(|(address, port), _| registered.contains(&(address.as_str(), *port)));
         let docker = self.world.docker.known();
         let there = |container: &String| docker.is_some_and(|docker| docker.containers.contains_key(container));
         self.ghost.routed.retain(|container, _| there(container));
@@ -229,6 +235,16 @@ impl State {
         let docker = self.docker();
         docker.containers.get(id).or_else(|| docker.containers.values().find(|container| container.name == id))
     }
+}
+
+/// When it was last routed, and for how long it is drained then.
+fn note<K: Ord>(entry: Entry<'_, K, (Timestamp, Duration)>, now: Timestamp, drain: Duration) {
+    entry
+        .and_modify(|(last, longest)| {
+            *longest = if *last == now { drain.max(*longest) } else { drain };
+            *last = now;
+        })
+        .or_insert((now, drain));
 }
 
 fn replace<T: Clone>(view: &mut View<T>, older: Option<&Arc<View<T>>>) {

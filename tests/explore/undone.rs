@@ -6,7 +6,7 @@ use reeve::plan::{Step, System};
 use reeve::spec::Spec;
 
 use crate::measure::{fit, passes, replaced_networks};
-use crate::oracle::{Verdict, ensure};
+use crate::oracle::{Verdict, ensure, turned_back};
 use crate::state::State;
 
 /// Judged when everything can be seen.
@@ -83,6 +83,7 @@ pub fn undone(state: &State, spec: &Spec, steps: &[Step]) -> Verdict {
                 == 1;
             let image = state.docker().images.get(&service.config.image);
             let wanted = service.hash == container.hash
+                && !turned_back(state, service)
                 && container.slot <= service.replicas
                 && image.is_none_or(|image| image.id == container.image_id);
             let registered = consul.registrations.values().any(|r| r.container == container.id);

@@ -8,11 +8,12 @@ use jiff::SignedDuration;
 use reeve::observed::{Rejection, Stage};
 use reeve::plan::action::{ConsulAction, NginxAction};
 use reeve::plan::{Action, ObjectKey, Plan, Step, plan};
+use reeve::spec::Service;
 
 use crate::common;
 use crate::fault::{Fault, heal};
 use crate::measure::{Before, counts, kept, parallelism, replaced_networks, serving, stop_first};
-use crate::oracle::Judge;
+use crate::oracle::{Judge, turned_back};
 use crate::scenario::{End, Scenario, is_bad};
 use crate::search::Bounds;
 use crate::state::{Behind, Hidden, Older, State};
@@ -67,7 +68,7 @@ impl Visitor<'_> {
         let spec = &self.scenario.specs[state.spec];
         let wave = self.wave(state, None);
         let held = self.held(state);
-        let judge = Judge { spec, planned: state, stale: false, held };
+        let judge = Judge { spec, planned: state, behind: None, held };
         undone(state, spec, &wave.steps)?;
         let objects = by_object(&wave);
         self.go_on(state, &wave, &objects, &judge, visit)?;
@@ -188,7 +189,7 @@ impl Visitor<'_> {
                 continue;
             }
             visit.stale += 1;
-            let judge = Judge { spec, planned: state, stale: true, held };
+            let judge = Judge { spec, planned: state, behind: Some(behind), held };
             let objects = by_object(&wave);
             let all: Vec<usize> = objects.iter().map(|(_, steps)| steps.len()).collect();
             let (mut after, what, done) = self
@@ -229,7 +230,24 @@ impl Visitor<'_> {
             _ if self.scenario.held && state.spec > 0 => {}
             _ if self.scenario.bad(state.spec) => self.old_ones_serve(state)?,
             None if end != *wanted => {
-                return Err(format!("it ends elsewhere\n{}\n{}", end.differences(wanted), waiting()));
+                // What was given up (that is judged when it is) is back at what served before, and complete.
+                let turned_back: Vec<&Service> = spec.services.values().filter(|s| turned_back(state, s)).collect();
+                let without = |end: &End| turned_back.iter().fold(end.clone(), |rest, s| rest.without(&s.name, spec));
+                let (rest, wanted_rest) = (without(&end), without(wanted));
+                if turned_back.is_empty() || rest != wanted_rest {
+                    return Err(format!("it ends elsewhere\n{}\n{}", end.differences(wanted), waiting()));
+                }
+                for service in turned_back {
+                    let ours = state.docker().containers.values().filter(|container| container.service == service.name);
+                    let served = ours.filter(|c| serving(state, c).proven && c.hash != service.hash).count();
+                    if u32::try_from(served).expect("few") < service.replicas {
+                        return Err(format!(
+                            "of {}, which was rolled back, {served} serve\n{}",
+                            service.name,
+                            waiting()
+                        ));
+                    }
+                }
             }
             None => {}
             Some(taken) => {
@@ -337,12 +355,13 @@ impl Visitor<'_> {
         // What is held goes on as under the spec before.
         let floors = &self.scenario.floors[state.spec - usize::from(judge.held)];
         let replaced = replaced_networks(state, judge.spec);
-        let served = Before::of(state);
+        let blind = judge.behind == Some(Behind::Nginx);
+        let served = Before::of(state, judge.late_docker(), false);
         let mut after = state.clone();
         after.older = Older::default();
         let mut what: Vec<String> = Vec::new();
         let mut done = Tally::default();
-        let mut count = counts(&after, floors, &served);
+        let mut count = counts(&after, floors, &served, blind);
         for ((object, steps), length) in objects.iter().zip(prefixes) {
             for step in steps.iter().take(*length) {
                 visit.actions += 1;
@@ -378,7 +397,7 @@ impl Visitor<'_> {
                 if let Some(before) = before {
                     judge.loaded(&before, &after).map_err(wrong)?;
                 }
-                let now = counts(&after, floors, &served);
+                let now = counts(&after, floors, &served, blind);
                 // Workers without a master can only be ended: nginx is started again at once.
                 if !matches!(step.action, Action::Nginx(NginxAction::QuitOrphans { .. })) {
                     kept(floors, &replaced, &count, &now).map_err(wrong)?;
