@@ -374,6 +374,8 @@ pub fn verb(action: &Action) -> &'static str {
         },
         Action::Consul(action) => match action {
             ConsulAction::Register(_) => "register",
+            ConsulAction::Adopt(_) => "adopt",
+            ConsulAction::RemoveUnmarked { .. } => "deregister",
             ConsulAction::Drain { .. } => "drain",
             ConsulAction::LiftDrain { .. } => "lift the drain",
             ConsulAction::StartDrainClock { .. } => "start the drain time",

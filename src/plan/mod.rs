@@ -11,6 +11,8 @@ pub mod changes;
 pub mod context;
 mod culprits;
 mod dependencies;
+mod discovered;
+mod discovery;
 pub mod display;
 pub mod facts;
 pub mod gates;
@@ -182,7 +184,7 @@ impl Waiting {
 
 /// The same for the kind alone, as `status` reports it.
 pub fn kind_blocks(kind: &str) -> bool {
-    !matches!(kind, "empty" | "maintenance" | "volume_differs" | "held" | "rolled_back")
+    !matches!(kind, "empty" | "maintenance" | "discovery" | "volume_differs" | "held" | "rolled_back")
 }
 
 /// What must be seen before a plan can tell what follows a wait of this kind; `None`: nothing is hidden.

@@ -19,6 +19,7 @@ fn interest() -> Interest {
         volumes: BTreeSet::new(),
         images: BTreeSet::new(),
         catalog: BTreeSet::new(),
+        discovery: false,
         probes: BTreeMap::new(),
         secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
@@ -341,4 +342,39 @@ async fn an_engine_that_came_back_older_is_spoken_to_in_its_own_version() {
     docker.view(&interest()).await.expect_err("hung up");
     engine.reply("GET /version", Reply::ok(r#"{"ApiVersion":"1.41"}"#));
     assert_eq!(docker.view(&interest()).await.expect("known").api_version, "1.41");
+}
+
+/// A container that nobody marked.
+fn unmarked(id: &str, status: &str) -> String {
+    format!(
+        r#"{{"Id":"{id}","Names":["/{id}"],"Created":1800000000,"State":"running","Status":"{status}","Labels":{{}}}}"#
+    )
+}
+
+#[tokio::test]
+async fn of_others_containers_only_their_service_variables_are_read_and_only_when_discovery_is_on() {
+    let engine = FakeEngine::start();
+    let theirs = unmarked("c", "Up 2 hours").replace("{}", r#"{"reeve.owner":"blog@edge-1"}"#);
+    let list = format!("[{},{}]", unmarked("a", "Up 2 hours"), theirs);
+    engine.reply("GET /v1.41/containers/json", Reply::ok(&list));
+    let inspect = r#"{"Id":"a","Name":"/a","Config":{"Image":"redis:7","Env":["PATH=/bin","SERVICE_NAME=env","SERVICE_TAGS=x",
+        "PASSWORD=hunter2"],"Labels":{"SERVICE_NAME":"label","secret":"hunter2"},"ExposedPorts":{"6379/tcp":{}}},
+        "State":{"Status":"running","Running":true,"StartedAt":"2026-11-23T10:00:01Z"},
+        "HostConfig":{"NetworkMode":"bridge"},"NetworkSettings":{"Ports":{"6379/tcp":[{"HostIp":"0.0.0.0","HostPort":"32768"}]}}}"#;
+    engine.reply("GET /v1.41/containers/a/json", Reply::ok(inspect));
+    let off = engine.docker().view(&interest()).await.expect("readable");
+    assert_eq!(off.discovered.len(), 0);
+    let on = Interest { discovery: true, ..interest() };
+    let seen = engine.docker().view(&on).await.expect("readable");
+    assert_eq!(seen.discovered.keys().collect::<Vec<_>>(), ["a"], "another owner's is its own business");
+    let container = &seen.discovered["a"];
+    let variables: Vec<_> = container.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(variables, ["SERVICE_NAME=label", "SERVICE_TAGS=x"]);
+    assert!(!format!("{seen:?}").contains("hunter2"));
+    assert_eq!((container.image.as_str(), container.published[0].host), ("redis:7", 32768));
+    // One that cannot be inspected is there all the same: its registrations must not go.
+    engine.reply("GET /v1.41/containers/a/json", Reply::Answer(500, r#"{"message":"storage"}"#.to_owned()));
+    let seen = engine.docker().view(&on).await.expect("readable");
+    let container = &seen.discovered["a"];
+    assert!(container.stays() && container.unreadable.as_ref().is_some_and(|reason| reason.contains("storage")));
 }
