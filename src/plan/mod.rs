@@ -25,6 +25,7 @@ mod ports;
 pub mod preview;
 mod records;
 mod registrations;
+pub mod registrator;
 mod replicas;
 mod resources;
 mod retire;
