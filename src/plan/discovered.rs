@@ -180,12 +180,25 @@ impl<'a> Planner<'a> {
 
     /// It is routed, it is fit, and what the upstream asks for is what it is to be registered as, there: the catalog only does
     /// not know it again yet.
-    pub(super) fn discovered_unlisted(&self, query: &CatalogQuery, endpoint: &Endpoint, id: &str) -> bool {
+    /// `listed`: the catalog has something of it, and only doubts it.
+    pub(super) fn discovered_unlisted(
+        &self,
+        query: &CatalogQuery,
+        endpoint: &Endpoint,
+        id: &str,
+        listed: bool,
+    ) -> bool {
+        // Whether a filter selects it is Consul's to say; only while Consul cannot know it, it stays.
+        let unsynced = |seen: &&Registration| self.facts.consul.is_some_and(|one| one.unsynced.contains_key(&seen.id));
+        let mut known =
+            self.facts.registrations(id).iter().copied().filter(|seen| seen.name == query.service).peekable();
+        if query.filter.is_some() && !listed && known.peek().is_some() && !known.any(|seen| unsynced(&seen)) {
+            return false;
+        }
         let offers = self.offers.get(id).map(Vec::as_slice).unwrap_or_default();
         offers.iter().any(|offer| {
             (offer.address.as_str(), offer.port, &offer.name) == (&endpoint.address, endpoint.port, &query.service)
                 && query.tag.as_ref().is_none_or(|tag| offer.tags.contains(tag))
-                && query.filter.is_none()
         })
     }
 }

@@ -223,6 +223,7 @@ fn kind_and_name(object: &ObjectKey) -> (&'static str, String) {
         ObjectKey::Upstream(name) => ("upstream", name.clone()),
         ObjectKey::Nginx => ("nginx", String::new()),
         ObjectKey::Directory => ("reeve's folder", String::new()),
+        ObjectKey::Discovery => ("discovery", String::new()),
     }
 }
 

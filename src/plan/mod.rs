@@ -117,6 +117,8 @@ pub enum ObjectKey {
     /// All generations of this nginx.
     Nginx,
     Directory,
+    /// All that discovery registers.
+    Discovery,
 }
 
 impl fmt::Display for ObjectKey {
@@ -131,6 +133,7 @@ impl fmt::Display for ObjectKey {
             Self::Upstream(name) => write!(f, "upstream {name}"),
             Self::Nginx => f.write_str("nginx"),
             Self::Directory => f.write_str("directory"),
+            Self::Discovery => f.write_str("discovery"),
         }
     }
 }

@@ -138,16 +138,26 @@ impl<'a> Planner<'a> {
             for service in registering {
                 self.wait(ObjectKey::Service(service.name.clone()), "consul_unknown", reason.clone());
             }
+            if spec.discovery.is_some() {
+                self.wait(ObjectKey::Discovery, "consul_unknown", reason);
+            }
             return;
         };
         if self.facts.docker.is_none() && self.holds(Gate::DockerKnown) {
             // Which replicas run is not known: nothing is registered, and nothing is removed.
+            if spec.discovery.is_some() {
+                let reason = format!("Docker cannot be read: {}", self.observed.docker.reason().unwrap_or_default());
+                self.wait(ObjectKey::Discovery, "docker_unknown", reason);
+            }
             return;
         }
         let no_leader = consul.leader.is_none() && self.holds(Gate::Leader);
         if no_leader {
             for service in registering {
                 self.wait(ObjectKey::Service(service.name.clone()), "no_leader", "Consul has no leader");
+            }
+            if spec.discovery.is_some() {
+                self.wait(ObjectKey::Discovery, "no_leader", "Consul has no leader");
             }
         }
         // Ids of registrations that are there and stay. Only ever asked, never gone through.

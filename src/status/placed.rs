@@ -66,7 +66,8 @@ pub(crate) fn service_of(spec: &Spec, observed: &Observed, object: &ObjectKey) -
         | ObjectKey::Volume(_)
         | ObjectKey::Image(_)
         | ObjectKey::Nginx
-        | ObjectKey::Directory => None,
+        | ObjectKey::Directory
+        | ObjectKey::Discovery => None,
     }
 }
 

@@ -132,11 +132,10 @@ impl Consul {
             Some(_) => {}
         }
         let old = self.checks_of(id).await?;
-        let initial = wanted.check.as_ref().map_or(CheckStatus::Passing, |check| match old.values().next() {
-            // What was known of it stays known: it must not leave because its check begins anew.
-            Some(check) => check.status(),
-            None => check.initial,
-        });
+        // What was known of it stays known: it must not leave because its check begins anew.
+        let known =
+            old.values().filter(|check| check.check_id != wire::service_maintenance(id)).map(Check::status).max();
+        let initial = wanted.check.as_ref().map_or(CheckStatus::Passing, |check| known.unwrap_or(check.initial));
         let body = registration_body(wanted, &self.owner.to_string(), initial);
         let request = Request::put(&["v1", "agent", "service", "register"], LIMIT).body(body);
         self.write(request, &title, &wanted.name).await?;

@@ -75,8 +75,8 @@ fn attribute(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > 128 || !name.chars().all(letters) {
         return Err("Consul takes 1 to 128 letters, digits, `-` and `_`".to_owned());
     }
-    if lower.starts_with("service_") {
-        return Err(format!("write it without `SERVICE_`: `{}`", &lower["service_".len()..]));
+    if let Some(rest) = lower.strip_prefix("service_") {
+        return Err(format!("write it without `SERVICE_`: `{rest}`"));
     }
     if matches!(lower.as_str(), "name" | "id" | "tags" | "ignore") || lower.starts_with("check_") {
         return Err("it has a meaning of its own, and is no metadata".to_owned());
