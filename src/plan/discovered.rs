@@ -11,6 +11,7 @@ use foldhash::HashSet;
 use super::ObjectKey;
 use super::action::{Action, ConsulAction, NewRegistration};
 use super::discovery::{Claim, Surroundings, claims};
+use super::facts::believed;
 use super::gates::Gate;
 use super::planner::Planner;
 use super::registrations::differences;
@@ -157,6 +158,10 @@ impl<'a> Planner<'a> {
         if let Some(held) = self.removals_held.clone() {
             return self.wait(object, "removal_held", held);
         }
+        if let Some(successor) = self.discovered_successor(registration) {
+            let reason = format!("discovery registers it as {successor} now; it stays until that passes");
+            return self.wait(object, "discovery", reason);
+        }
         let container = self.facts.docker.and_then(|docker| docker.discovered.get(&registration.container));
         let cause = match container {
             _ if self.spec.discovery.is_none() => "the spec has no `discovery` any more".to_owned(),
@@ -167,6 +172,17 @@ impl<'a> Planner<'a> {
         self.retiring_registrations.insert(registration.id.as_str());
         let deregister = ConsulAction::Deregister { id: registration.id.clone() };
         self.step(object, Action::Consul(deregister), cause);
+    }
+
+    /// The same container at the same place under another id (it was renamed, or the spec wants ids of another form), which
+    /// Consul does not give out yet: without either, nothing would route to it for a moment.
+    fn discovered_successor(&self, registration: &Registration) -> Option<String> {
+        let offers = self.offers.get(registration.container.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let place = (registration.address.as_str(), registration.port, registration.name.as_str());
+        let successor =
+            offers.iter().find(|offer| (offer.address.as_str(), offer.port, offer.name.as_str()) == place)?;
+        let ready = self.facts.registration(&successor.id).is_some_and(believed);
+        (!ready && believed(registration)).then(|| successor.id.clone())
     }
 
     /// Why a container that is not ours is out, if it is one of those that discovery found, or was.

@@ -241,7 +241,7 @@ fn only_a_healthy_container_is_routed() {
     let switch = |path: &str| http::post(host_port(&container), path).expect("the container itself answers");
     switch("/health/fail");
     eventually("it is critical and not routed", || {
-        check(status() == "critical", &status)?;
+        check(status() == "critical", status)?;
         let answer = http::get(site.listen(), "/").map_err(|error| error.to_string())?;
         check(answer.status == 503, || answer.body)
     });
