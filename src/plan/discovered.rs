@@ -11,7 +11,7 @@ use foldhash::HashSet;
 use super::ObjectKey;
 use super::action::{Action, ConsulAction, NewRegistration};
 use super::discovery::{Claim, Surroundings, claims};
-use super::facts::believed;
+use super::facts::{believed, refuted};
 use super::gates::Gate;
 use super::planner::Planner;
 use super::registrations::differences;
@@ -194,27 +194,29 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// It is routed, it is fit, and what the upstream asks for is what it is to be registered as, there: the catalog only does
-    /// not know it again yet.
-    /// `listed`: the catalog has something of it, and only doubts it.
+    /// It is routed and fit, and what the upstream asks for is what it is to be registered as, at this place: the catalog only
+    /// does not know it (again) yet. `doubts`: whether the catalog only doubts what has this id; `None`: it lists nothing.
     pub(super) fn discovered_unlisted(
         &self,
         query: &CatalogQuery,
         endpoint: &Endpoint,
         id: &str,
-        listed: bool,
+        doubts: impl Fn(&str) -> Option<bool>,
     ) -> bool {
-        // Whether a filter selects it is Consul's to say; only while Consul cannot know it, it stays.
-        let unsynced = |seen: &&Registration| self.facts.consul.is_some_and(|one| one.unsynced.contains_key(&seen.id));
-        let mut known =
-            self.facts.registrations(id).iter().copied().filter(|seen| seen.name == query.service).peekable();
-        if query.filter.is_some() && !listed && known.peek().is_some() && !known.any(|seen| unsynced(&seen)) {
+        let offers = self.offers.get(id).map(Vec::as_slice).unwrap_or_default();
+        let place = (endpoint.address.as_str(), endpoint.port, query.service.as_str());
+        let selected = |offer: &&NewRegistration| {
+            (offer.address.as_str(), offer.port, offer.name.as_str()) == place
+                && query.tag.as_ref().is_none_or(|tag| offer.tags.contains(tag))
+        };
+        let Some(offer) = offers.iter().find(selected) else { return false };
+        let (seen, listed) = (self.facts.registration(&offer.id), doubts(&offer.id));
+        let hindered = seen.is_some_and(|seen| seen.maintenance != Maintenance::Off || refuted(seen));
+        if listed == Some(false) || hindered || self.own_gone(endpoint) || !self.in_datacenter(query) {
             return false;
         }
-        let offers = self.offers.get(id).map(Vec::as_slice).unwrap_or_default();
-        offers.iter().any(|offer| {
-            (offer.address.as_str(), offer.port, &offer.name) == (&endpoint.address, endpoint.port, &query.service)
-                && query.tag.as_ref().is_none_or(|tag| offer.tags.contains(tag))
-        })
+        // Whether a filter selects it is Consul's to say; only while Consul cannot know it, it stays.
+        let unsynced = self.facts.consul.is_some_and(|consul| consul.unsynced.contains_key(&offer.id));
+        query.filter.is_none() || listed.is_some() || seen.is_none() || unsynced
     }
 }

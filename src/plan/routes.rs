@@ -434,7 +434,9 @@ impl<'a> Planner<'a> {
         else {
             return false;
         };
-        let Some(container) = docker.containers.get(id) else { return self.discovered_unlisted(query, answer, endpoint, id) };
+        let Some(container) = docker.containers.get(id) else {
+            return self.discovered_unlisted(query, endpoint, id, |id| answer.doubts_id(id));
+        };
         // Its registration by id, when it is at a place where the spec registers it: another port of it may be on its way
         // out, and says nothing about this one.
         let service = self.spec.services.get(&container.service);

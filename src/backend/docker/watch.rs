@@ -146,11 +146,11 @@ impl Watcher<'_> {
         match event.typ {
             Some(EventMessageTypeEnum::CONTAINER) => {
                 let owner = attribute(labels::OWNER);
-                if owner.is_some_and(|owner| owner == self.mark) {
-                    self.memory().spoil(id);
+                let mut memory = self.memory();
+                if owner.is_some_and(|owner| owner == self.mark) || memory.adopted.contains(id) {
+                    memory.spoil(id);
                     return true;
                 }
-                let mut memory = self.memory();
                 if owner.is_none() && memory.discovers {
                     let signal = attribute("signal").map_or("", String::as_str);
                     return discovered(&mut memory, id, action, signal, at);
