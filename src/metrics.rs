@@ -70,13 +70,14 @@ struct LastPass {
     registrations: IntGaugeVec,
     pinned: IntGaugeVec,
     endpoints: IntGaugeVec,
+    discovered: IntGaugeVec,
     generation: IntGaugeVec,
     generation_matches: IntGaugeVec,
     worker_generations: IntGaugeVec,
 }
 
 impl LastPass {
-    fn vectors(&self) -> [&IntGaugeVec; 14] {
+    fn vectors(&self) -> [&IntGaugeVec; 15] {
         [
             &self.planned,
             &self.drift,
@@ -89,6 +90,7 @@ impl LastPass {
             &self.registrations,
             &self.pinned,
             &self.endpoints,
+            &self.discovered,
             &self.generation,
             &self.generation_matches,
             &self.worker_generations,
@@ -336,6 +338,11 @@ impl LastPass {
                 "Endpoints that the loaded generation routes to, by upstream.",
                 &["upstream"],
             )?,
+            discovered: make.gauges(
+                "reeve_discovered_registrations",
+                "Registrations of containers that reeve did not make, by their status in Consul.",
+                &["status"],
+            )?,
             generation: make.gauges(
                 "reeve_nginx_generation_info",
                 "Generation that nginx has loaded; always 1, several while a reload is under way.",
@@ -398,6 +405,9 @@ impl LastPass {
             if let Some(endpoints) = &upstream.endpoints {
                 self.endpoints.with_label_values(&[upstream.name.as_str()]).set(count(endpoints.len()));
             }
+        }
+        for one in &status.discovered {
+            self.discovered.with_label_values(&[one.status.as_str()]).inc();
         }
         let Some(nginx) = pass.observed.nginx.known() else { return };
         let loaded = status.nginx.as_ref().map(|nginx| nginx.loaded.as_slice()).unwrap_or_default();

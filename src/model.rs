@@ -383,6 +383,16 @@ impl Consul {
     fn after(&mut self, action: &ConsulAction, owner: &Owner, now: Timestamp) {
         match action {
             ConsulAction::Register(new) => self.register(new, owner),
+            ConsulAction::Adopt(new) => {
+                self.strangers.remove(&new.id);
+                self.register(new, owner);
+            }
+            ConsulAction::RemoveUnmarked { id } => {
+                self.strangers.remove(id);
+                for catalog in self.catalog.values_mut().filter_map(|view| view.known_mut()) {
+                    catalog.instances.retain(|instance| instance.id != *id);
+                }
+            }
             ConsulAction::Drain { id, reason } => {
                 if let Some(registration) = self.registrations.get_mut(id)
                     && registration.maintenance == Maintenance::Off
@@ -444,9 +454,10 @@ impl Consul {
     fn register(&mut self, new: &NewRegistration, owner: &Owner) {
         let old = self.registrations.remove(&new.id);
         let maintenance = old.as_ref().map_or(Maintenance::Off, |old| old.maintenance.clone());
+        let declared = format!("{}:declared", new.id);
         let mut wanted: Vec<String> = Vec::new();
         if new.check.is_some() {
-            wanted.push(format!("{}:declared", new.id));
+            wanted.push(declared.clone());
         }
         if new.health {
             wanted.push(format!("{}:health", new.id));
@@ -456,7 +467,9 @@ impl Consul {
             .into_iter()
             .map(|id| {
                 let kept = old.as_ref().and_then(|old| old.checks.get(&id)).cloned();
-                let seen = kept.unwrap_or(CheckSeen { status: CheckStatus::Passing, output: String::new() });
+                let initial =
+                    new.check.as_ref().filter(|_| id == declared).map_or(CheckStatus::Passing, |one| one.initial);
+                let seen = kept.unwrap_or(CheckSeen { status: initial, output: String::new() });
                 (id, seen)
             })
             .collect();
@@ -476,6 +489,7 @@ impl Consul {
             checks,
         };
         let passing = all_pass(&registration);
+        let doubtful = !passing && registration.checks.values().all(doubtful_or_passing);
         self.registrations.insert(new.id.clone(), registration);
         for (query, view) in &mut self.catalog {
             let Some(catalog) = view.known_mut() else { continue };
@@ -491,7 +505,7 @@ impl Consul {
                     address: new.address.clone(),
                     port: new.port,
                     passing,
-                    doubtful: false,
+                    doubtful,
                     maintenance: maintenance != Maintenance::Off,
                     weight: 1,
                     owner: Some(owner.to_string()),

@@ -5,6 +5,7 @@
 //! things can never change a plan.
 
 mod directory;
+mod discovered;
 mod nginx;
 mod refused;
 
@@ -22,6 +23,7 @@ use crate::spec::upstream::{CatalogQuery, Listen};
 use crate::spec::{Check, Owner};
 
 pub use directory::{Adopted, Configuration, Directory, Kept, Pin, same_image};
+pub use discovered::{DISCOVERED, Discovered};
 pub use nginx::{
     Endpoint, Generation, GenerationId, ListenState, Loaded, Manifest, Nginx, NginxProcess, Rejection, RoutedUpstream,
     Stage,
@@ -79,6 +81,8 @@ pub struct Host {
     pub addresses: BTreeSet<IpAddr>,
     /// The source address of the default route, if there is one.
     pub default_route: Option<IpAddr>,
+    /// What the kernel calls it.
+    pub name: String,
 }
 
 // ---------------------------------------------------------------------------------------------- Docker
@@ -91,6 +95,9 @@ pub struct Docker {
     pub containers: BTreeMap<String, Container>,
     /// All others, by id: they hold names, host ports and addresses that we must not want.
     pub strangers: BTreeMap<String, Stranger>,
+    /// Those of the others that discovery is to look at, by id: running, and without any mark of reeve's. Empty unless the
+    /// interest asks for them.
+    pub discovered: BTreeMap<String, Discovered>,
     /// Every network of the engine that the spec names or that is ours, by Docker's name.
     pub networks: BTreeMap<String, NetworkSeen>,
     /// Every volume that the spec names or that is ours, by Docker's name.
@@ -334,6 +341,11 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Discovery registered it, for a container that reeve did not make.
+    pub fn discovered(&self) -> bool {
+        self.service == DISCOVERED
+    }
+
     /// The check that has run and does not pass, and nobody asked for that.
     pub fn failing(&self) -> Option<&CheckSeen> {
         let failing = |check: &&CheckSeen| check.status != CheckStatus::Passing && !check.output.is_empty();
@@ -434,6 +446,8 @@ pub struct Interest {
     /// References as the spec writes them.
     pub images: BTreeSet<String>,
     pub catalog: BTreeSet<CatalogQuery>,
+    /// Containers that reeve did not make are to be looked at, too.
+    pub discovery: bool,
     /// Services that register with a check and whose containers must be probed by reeve when they have no HEALTHCHECK.
     pub probes: BTreeMap<String, Vec<ProbeTarget>>,
     pub listens: BTreeSet<Listen>,

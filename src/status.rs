@@ -13,7 +13,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::observed::{CheckStatus, Nginx};
-use crate::observed::{Container, GenerationId, Health, Loaded, Maintenance, NginxProcess, Observed, Pin, Probe, View};
+use crate::observed::{
+    Container, GenerationId, Health, Loaded, Maintenance, NginxProcess, Observed, Pin, Probe, Registration, View,
+};
 use crate::plan::{ObjectKey, Plan};
 use crate::spec::{Service, Spec};
 use placed::Placed;
@@ -72,6 +74,9 @@ pub struct Status {
     /// By name; a service that left the spec and still has containers is among them, with nothing desired.
     pub services: Vec<ServiceStatus>,
     pub upstreams: Vec<UpstreamStatus>,
+    /// What discovery has registered, by id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discovered: Vec<DiscoveredStatus>,
     pub backends: Vec<BackendStatus>,
     pub nginx: Option<NginxStatus>,
     pub consul: Option<ConsulStatus>,
@@ -116,6 +121,19 @@ pub struct UpstreamStatus {
     /// The generation that nginx has loaded and that holds this upstream.
     pub generation: Option<String>,
     pub waiting: Vec<WaitingStatus>,
+}
+
+/// A registration of a container that reeve did not make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveredStatus {
+    /// Id of the registration.
+    pub id: String,
+    /// Name of the Consul service.
+    pub service: String,
+    /// `address:port`.
+    pub endpoint: String,
+    /// `passing`, `warning`, `critical`, or `maintenance`.
+    pub status: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,6 +230,7 @@ impl Status {
             spec: spec.digest.clone(),
             services,
             upstreams,
+            discovered: discovered(observed),
             backends: vec![
                 backend("docker", &observed.docker),
                 backend("consul", &observed.consul),
@@ -329,6 +348,26 @@ fn healthy(container: &Container) -> bool {
 
 fn succeeded(container: &Container) -> bool {
     matches!(container.state, crate::observed::ContainerState::Exited { code: 0, .. })
+}
+
+fn discovered(observed: &Observed) -> Vec<DiscoveredStatus> {
+    let registrations = observed.consul.known().into_iter().flat_map(|consul| consul.registrations.values());
+    let of = |registration: &Registration| {
+        let worst = registration.checks.values().map(|check| check.status).max();
+        DiscoveredStatus {
+            id: registration.id.clone(),
+            service: registration.name.clone(),
+            endpoint: match registration.address.contains(':') {
+                true => format!("[{}]:{}", registration.address, registration.port),
+                false => format!("{}:{}", registration.address, registration.port),
+            },
+            status: match registration.maintenance {
+                Maintenance::Off => worst.unwrap_or(CheckStatus::Passing).to_string(),
+                Maintenance::Draining { .. } | Maintenance::Operator { .. } => "maintenance".to_owned(),
+            },
+        }
+    };
+    registrations.filter(|registration| registration.discovered()).map(of).collect()
 }
 
 /// How many registrations of each container pass; 0 as soon as one of them does not, or is in maintenance.

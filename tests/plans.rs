@@ -1,4 +1,4 @@
-//! Golden plans: `tests/plans/<case>/before.yaml` is converged in memory, `world.txt` (if there is one) happens to that
+//! Golden plans: `tests/plans/<case>/before.yaml` is converged in memory, `standing.txt` (if there is one) was there before, `world.txt` happens to that
 //! world, and the plan for `after.yaml` is printed into `plan.txt`. `REEVE_GOLDEN=overwrite` writes them anew; read the diff.
 
 mod common;
@@ -82,6 +82,7 @@ fn preview_of(folder: &Path) -> (Preview, Observed) {
     let after = after.expect("a case has before.yaml, after.yaml or both");
     let orders = Orders::read(&read(folder, "orders.txt").unwrap_or_default());
     let mut context = context(&renderer, &after.project);
+    tamper::apply(&mut world, &read(folder, "standing.txt").unwrap_or_default(), now);
     if let Some(before) = &before {
         converge(&mut world, before, &context, &mut now);
         now += jiff::SignedDuration::from_secs(3600);

@@ -18,7 +18,8 @@ pub fn view() -> Host {
     }
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     let default_route = has_default_route(&routes).then(source_address).flatten();
-    Host { addresses, default_route }
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Host { addresses, default_route, name }
 }
 
 /// The source address that the kernel takes for the default route.

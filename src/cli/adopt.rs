@@ -6,7 +6,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{Context, Exit, pinning, plan, runtime};
+use super::{Context, Exit, adopt_registrator, pinning, plan, runtime};
 use crate::engine::{Engine, Orders};
 use crate::observed::{Interest, Pin};
 use crate::plan::Removals;
@@ -26,11 +26,18 @@ Examples:
 
 The containers go on running as they are. They are registered, routed, drained and replaced
 like any other replica; what replaces one is an ordinary replica with labels. The networks and
-volumes that they use must be declared `external: true` when reeve did not make them.")]
+volumes that they use must be declared `external: true` when reeve did not make them.
+
+  reeve adopt --registrator          Take over what a former registrator left in the local
+                                     Consul agent and has a container here, remove the rest.
+
+End the registrator first: it would register its entries again. Only entries in the form
+<hostname>:<container>:<port>, with this host's name and nobody's mark, are touched; what
+discovery registers under the same id is taken over in one write.")]
 pub struct AdoptArguments {
     /// The service of the spec.
-    #[arg(value_name = "SERVICE")]
-    pub service: String,
+    #[arg(value_name = "SERVICE", required_unless_present = "registrator")]
+    pub service: Option<String>,
 
     /// Containers by name or id, in place of those that are found.
     #[arg(value_name = "CONTAINER")]
@@ -40,6 +47,10 @@ pub struct AdoptArguments {
     #[arg(long)]
     pub accept_differences: bool,
 
+    /// In place of a service: what a former registrator left in the local Consul agent.
+    #[arg(long, conflicts_with_all = ["service", "containers", "accept_differences"])]
+    pub registrator: bool,
+
     /// Show what would be done, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -48,8 +59,9 @@ pub struct AdoptArguments {
 /// # Errors
 /// When the spec is invalid or has no such service, Docker or reeve's folder cannot be read, or nothing can be adopted.
 pub fn run(context: &mut Context, arguments: &AdoptArguments) -> anyhow::Result<Exit> {
+    let Some(name) = &arguments.service else { return adopt_registrator::run(context, arguments.dry_run) };
     let (spec, engine) = pinning::open(context)?;
-    let service = pinning::service(&spec, &arguments.service)?;
+    let service = pinning::service(&spec, name)?;
     let runtime = runtime()?;
     let adoption = runtime.block_on(choose(&engine, &spec, service, arguments))?;
     let style = context.output.style();

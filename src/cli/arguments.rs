@@ -88,7 +88,7 @@ pub enum Command {
     Status(status::StatusArguments),
     /// Explain why a service or an upstream is as it is.
     Explain(explain::ExplainArguments),
-    /// Take over containers that somebody else made, without making them anew.
+    /// Take over containers that somebody else made, without making them anew; or what a registrator left in Consul.
     Adopt(adopt::AdoptArguments),
     /// Go back to the last configuration of a service that served.
     Rollback(rollback::RollbackArguments),

@@ -3,6 +3,7 @@
 //! It decides nothing about the world: a command loads settings and spec, calls the parts that do the work, and prints.
 
 pub mod adopt;
+mod adopt_registrator;
 pub mod apply;
 pub mod arguments;
 pub mod completions;

@@ -418,6 +418,7 @@ impl Settled {
                     ConsulAction::LiftDrain { .. } | ConsulAction::RemoveCheck { .. } => true,
                     // Of a container that somebody removed. An observer comes to no later step that would tell of it.
                     ConsulAction::Deregister { .. } => step.drift,
+                    ConsulAction::Adopt(_) | ConsulAction::RemoveUnmarked { .. } => false,
                     ConsulAction::Drain { .. }
                     | ConsulAction::StartDrainClock { .. }
                     | ConsulAction::StopDrainClock { .. }

@@ -144,8 +144,9 @@ fn endpoints(
         readable.then(|| !loaded.is_empty() && loaded.iter().all(|endpoints| endpoints.iter().any(&place)))
     };
     let replica = |endpoint: &Endpoint| {
-        let container = facts.docker?.containers.get(endpoint.container.as_deref()?)?;
-        Some(container.name.clone())
+        let (docker, id) = (facts.docker?, endpoint.container.as_deref()?);
+        let ours = docker.containers.get(id).map(|container| &container.name);
+        ours.or_else(|| docker.discovered.get(id).map(|container| &container.name)).cloned()
     };
     if let Some(judged) = verdicts.upstreams.get(name) {
         let mut seen: Vec<EndpointSeen> = judged

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::observed::{CheckStatus, ChosenPort, GenerationId, Kept, Manifest, Pin, WantedAttachment};
 use crate::spec::container::{ConfigHash, ContainerConfig, NetworkMode};
-use crate::spec::{Check, Network, Volume};
+use crate::spec::{CheckKind, Network, Volume};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -158,6 +159,13 @@ pub struct NewContainer {
 pub enum ConsulAction {
     /// Also updates: Consul keeps the checks' state and maintenance.
     Register(Box<NewRegistration>),
+    /// The same over a record without anybody's mark, which becomes ours: what a former registrator left. Its old
+    /// checks go.
+    Adopt(Box<NewRegistration>),
+    /// Removes a record without anybody's mark.
+    RemoveUnmarked {
+        id: String,
+    },
     /// Maintenance on, with the reason `reeve: …`.
     Drain {
         id: String,
@@ -195,6 +203,8 @@ impl ConsulAction {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Register(_) => "register",
+            Self::Adopt(_) => "adopt",
+            Self::RemoveUnmarked { .. } => "remove_unmarked",
             Self::Drain { .. } => "drain",
             Self::LiftDrain { .. } => "lift_drain",
             Self::StartDrainClock { .. } => "start_drain_clock",
@@ -230,12 +240,58 @@ pub struct NewRegistration {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedCheck {
-    pub check: Check,
+    pub kind: WantedKind,
+    /// Means nothing for a TTL.
+    pub interval: Duration,
+    /// `None`: Consul's own.
+    pub timeout: Option<Duration>,
+    /// Consul removes a registration that was critical for so long.
+    pub deregister_after: Option<Duration>,
+    /// What it counts as until it has run once.
+    pub initial: CheckStatus,
     /// The address that the agent asks, which may differ from the registered one.
     pub address: String,
     pub port: u16,
     /// Digest of all of this: stored in `Meta`, compared by the planner.
     pub digest: String,
+}
+
+/// What a check does. A spec can declare some of these; the others come from registrator's `SERVICE_CHECK_*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WantedKind {
+    Http {
+        tls: bool,
+        path: String,
+        /// `None`: GET.
+        method: Option<String>,
+        skip_verify: bool,
+    },
+    Tcp,
+    Grpc {
+        /// May be empty.
+        service: String,
+        tls: bool,
+        skip_verify: bool,
+    },
+    /// The agent runs this, without a shell.
+    Command {
+        words: Vec<String>,
+    },
+    /// Somebody tells the agent within this time, again and again.
+    Ttl {
+        within: Duration,
+    },
+}
+
+impl From<&CheckKind> for WantedKind {
+    fn from(kind: &CheckKind) -> Self {
+        match kind {
+            CheckKind::Http { path } => Self::Http { tls: false, path: path.clone(), method: None, skip_verify: false },
+            CheckKind::Tcp => Self::Tcp,
+            CheckKind::Grpc { service } => Self::Grpc { service: service.clone(), tls: false, skip_verify: false },
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

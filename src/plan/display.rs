@@ -223,6 +223,7 @@ fn kind_and_name(object: &ObjectKey) -> (&'static str, String) {
         ObjectKey::Upstream(name) => ("upstream", name.clone()),
         ObjectKey::Nginx => ("nginx", String::new()),
         ObjectKey::Directory => ("reeve's folder", String::new()),
+        ObjectKey::Discovery => ("discovery", String::new()),
     }
 }
 
@@ -374,6 +375,8 @@ pub fn verb(action: &Action) -> &'static str {
         },
         Action::Consul(action) => match action {
             ConsulAction::Register(_) => "register",
+            ConsulAction::Adopt(_) => "adopt",
+            ConsulAction::RemoveUnmarked { .. } => "deregister",
             ConsulAction::Drain { .. } => "drain",
             ConsulAction::LiftDrain { .. } => "lift the drain",
             ConsulAction::StartDrainClock { .. } => "start the drain time",

@@ -370,14 +370,14 @@ impl<'a> Facts<'a> {
 
     /// The address under which published ports are registered: the setting, the default route's, or the gateway of a
     /// network of the project.
-    pub fn advertise(&self, setting: Option<&str>, container: &Container) -> Option<String> {
+    pub fn advertise(&self, setting: Option<&str>, networks: &BTreeMap<String, NetworkEndpoint>) -> Option<String> {
         if let Some(address) = setting {
             return Some(address.to_owned());
         }
         if let Some(address) = self.observed.host.default_route {
             return Some(address.to_string());
         }
-        container.networks.values().find_map(|endpoint| endpoint.gateway).map(|gateway| gateway.to_string())
+        networks.values().find_map(|endpoint| endpoint.gateway).map(|gateway| gateway.to_string())
     }
 
     /// The `address:port` that a registration gets. The error says what is missing.
@@ -420,24 +420,25 @@ impl<'a> Facts<'a> {
                     }
                 };
                 let specific = host_ip.filter(|address| !address.is_unspecified()).map(|address| address.to_string());
-                specific.or_else(|| self.advertise(advertise, container)).map(|address| (address, port)).ok_or_else(
-                    || {
+                specific
+                    .or_else(|| self.advertise(advertise, &container.networks))
+                    .map(|address| (address, port))
+                    .ok_or_else(|| {
                         "this host has no default route and the project no network with a gateway: set `advertise`"
                             .to_owned()
-                    },
-                )
+                    })
             }
         }
     }
 
     /// The container's own address as the agent reaches it: any, when the agent runs on this host; the one on a network
     /// that they share, when it runs in a container; else none.
-    pub fn address_for_agent(&self, container: &Container) -> Option<IpAddr> {
+    pub fn address_for_agent(&self, networks: &BTreeMap<String, NetworkEndpoint>) -> Option<IpAddr> {
         let agent = self.consul?.agent.address?;
         if self.observed.host.addresses.contains(&agent) || agent.is_loopback() {
-            return container.networks.values().find_map(own_address);
+            return networks.values().find_map(own_address);
         }
-        let network = self.agent_network.get_or_init(|| {
+        let shared = self.agent_network.get_or_init(|| {
             let docker = self.docker?;
             let of_ours = docker.containers.values().map(|container| &container.networks);
             let of_others = docker.strangers.values().map(|stranger| &stranger.networks);
@@ -446,7 +447,7 @@ impl<'a> Facts<'a> {
                 networks.find(|(_, endpoint)| own_address(endpoint) == Some(agent)).map(|(name, _)| name.as_str())
             })
         });
-        container.networks.get((*network)?).and_then(own_address)
+        networks.get((*shared)?).and_then(own_address)
     }
 
     /// The container is a Raft peer of Consul: such are replaced one at a time.

@@ -15,6 +15,7 @@ impl Interest {
             volumes: spec.volumes.keys().cloned().collect(),
             images: BTreeSet::new(),
             catalog: BTreeSet::new(),
+            discovery: spec.discovery.is_some(),
             probes: BTreeMap::new(),
             listens: BTreeSet::new(),
             secrets: BTreeMap::new(),

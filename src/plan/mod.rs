@@ -11,6 +11,8 @@ pub mod changes;
 pub mod context;
 mod culprits;
 mod dependencies;
+mod discovered;
+mod discovery;
 pub mod display;
 pub mod facts;
 pub mod gates;
@@ -23,6 +25,7 @@ mod ports;
 pub mod preview;
 mod records;
 mod registrations;
+pub mod registrator;
 mod replicas;
 mod resources;
 mod retire;
@@ -114,6 +117,8 @@ pub enum ObjectKey {
     /// All generations of this nginx.
     Nginx,
     Directory,
+    /// All that discovery registers.
+    Discovery,
 }
 
 impl fmt::Display for ObjectKey {
@@ -128,6 +133,7 @@ impl fmt::Display for ObjectKey {
             Self::Upstream(name) => write!(f, "upstream {name}"),
             Self::Nginx => f.write_str("nginx"),
             Self::Directory => f.write_str("directory"),
+            Self::Discovery => f.write_str("discovery"),
         }
     }
 }
@@ -182,7 +188,7 @@ impl Waiting {
 
 /// The same for the kind alone, as `status` reports it.
 pub fn kind_blocks(kind: &str) -> bool {
-    !matches!(kind, "empty" | "maintenance" | "volume_differs" | "held" | "rolled_back")
+    !matches!(kind, "empty" | "maintenance" | "discovery" | "volume_differs" | "held" | "rolled_back")
 }
 
 /// What must be seen before a plan can tell what follows a wait of this kind; `None`: nothing is hidden.

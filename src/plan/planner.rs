@@ -7,7 +7,7 @@ use std::rc::Rc;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
-use super::action::DirectoryAction;
+use super::action::{DirectoryAction, NewRegistration};
 use super::context::{Context, Removals};
 use super::facts::Facts;
 use super::gates::Gate;
@@ -15,7 +15,7 @@ use super::pins::Pins;
 use super::replicas::Roster;
 use super::verdict::Judged;
 use super::{Action, Change, ObjectKey, Plan, Step, Waiting};
-use crate::observed::{Observed, Pin};
+use crate::observed::{Observed, Pin, Registration};
 use crate::spec::upstream::CatalogQuery;
 use crate::spec::{Spec, Upstream};
 
@@ -42,6 +42,8 @@ pub(super) struct Planner<'a> {
     pub retiring: BTreeSet<&'a str>,
     /// Ids of registrations that leave while their container stays.
     pub retiring_registrations: BTreeSet<&'a str>,
+    /// By id of a container that reeve did not make: what it is to be registered as.
+    pub offers: BTreeMap<&'a str, Vec<NewRegistration>>,
     /// Why the services and upstreams that left the spec are kept for now.
     pub removals_held: Option<String>,
     /// A Consul server is being replaced in this wave: no second one.
@@ -81,6 +83,7 @@ impl<'a> Planner<'a> {
             rosters: Rc::default(),
             retiring: BTreeSet::new(),
             retiring_registrations: BTreeSet::new(),
+            offers: BTreeMap::new(),
             removals_held: None,
             peer_replaced: false,
             judged: None,
@@ -176,8 +179,15 @@ impl<'a> Planner<'a> {
     }
 
     fn hold_if_mass(&mut self, allowed: bool) {
-        let seen: Vec<&str> = self.facts.services_seen().collect();
-        let leaving: Vec<&str> = seen.iter().copied().filter(|name| !self.spec.services.contains_key(*name)).collect();
+        let mut seen: Vec<&str> = self.facts.services_seen().collect();
+        let mut leaving: Vec<&str> =
+            seen.iter().copied().filter(|name| !self.spec.services.contains_key(*name)).collect();
+        // All that discovery registers leaves with one key of the spec.
+        let registrations = self.facts.consul.into_iter().flat_map(|consul| consul.registrations.values());
+        if registrations.into_iter().any(Registration::discovered) {
+            seen.push("discovery");
+            leaving.extend(self.spec.discovery.is_none().then_some("discovery"));
+        }
         let every = leaving.len() == seen.len();
         let most = seen.len() >= 2 && leaving.len() * 2 > seen.len();
         if allowed || leaving.is_empty() || !(every || most) || !self.holds(Gate::MassRemoval) {

@@ -224,7 +224,10 @@ impl Ledger {
         match action {
             ConsulAction::Register(new) if there(&new.id) => self.change(format!("registration {}", new.id)),
             ConsulAction::Register(new) => self.add(format!("registration {}", new.id)),
-            ConsulAction::Deregister { id } => self.destroy(format!("registration {id}")),
+            ConsulAction::Adopt(new) => self.change(format!("registration {}", new.id)),
+            ConsulAction::Deregister { id } | ConsulAction::RemoveUnmarked { id } => {
+                self.destroy(format!("registration {id}"))
+            }
             ConsulAction::Drain { id, .. }
             | ConsulAction::LiftDrain { id }
             | ConsulAction::StartDrainClock { id, .. }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use foldhash::{HashSet, HashSetExt};
 use sha2::{Digest, Sha256};
 
-use super::action::{Action, ConsulAction, NewRegistration, WantedCheck};
+use super::action::{Action, ConsulAction, NewRegistration, WantedCheck, WantedKind};
 use super::facts::{Fitness, one_line, own_address, passing};
 use super::gates::Gate;
 use super::planner::{Planner, after};
@@ -90,7 +90,17 @@ impl Wanted<'_> {
                 Some(own) => (own.to_string(), self.register.port),
                 None => (self.address.clone(), self.port),
             };
-            WantedCheck { check: check.clone(), address, port, digest }
+            WantedCheck {
+                kind: WantedKind::from(&check.kind),
+                interval: check.interval,
+                timeout: Some(check.timeout),
+                deregister_after: check.deregister_after,
+                // Its container is healthy, or reeve's own probe has passed.
+                initial: CheckStatus::Passing,
+                address,
+                port,
+                digest,
+            }
         });
         NewRegistration {
             id: id.to_owned(),
@@ -128,16 +138,26 @@ impl<'a> Planner<'a> {
             for service in registering {
                 self.wait(ObjectKey::Service(service.name.clone()), "consul_unknown", reason.clone());
             }
+            if spec.discovery.is_some() {
+                self.wait(ObjectKey::Discovery, "consul_unknown", reason);
+            }
             return;
         };
         if self.facts.docker.is_none() && self.holds(Gate::DockerKnown) {
             // Which replicas run is not known: nothing is registered, and nothing is removed.
+            if spec.discovery.is_some() {
+                let reason = format!("Docker cannot be read: {}", self.observed.docker.reason().unwrap_or_default());
+                self.wait(ObjectKey::Discovery, "docker_unknown", reason);
+            }
             return;
         }
         let no_leader = consul.leader.is_none() && self.holds(Gate::Leader);
         if no_leader {
             for service in registering {
                 self.wait(ObjectKey::Service(service.name.clone()), "no_leader", "Consul has no leader");
+            }
+            if spec.discovery.is_some() {
+                self.wait(ObjectKey::Discovery, "no_leader", "Consul has no leader");
             }
         }
         // Ids of registrations that are there and stay. Only ever asked, never gone through.
@@ -171,6 +191,7 @@ impl<'a> Planner<'a> {
                 }
             }
         }
+        self.discovered(no_leader, &mut kept);
         self.unwanted_registrations(&kept);
         // A moment is what anti-entropy takes.
         let now = self.now;
@@ -191,7 +212,7 @@ impl<'a> Planner<'a> {
     fn keep_health(&mut self, containers: &[&'a Container]) {
         for container in containers {
             for registration in self.facts.registrations(&container.id).to_vec() {
-                self.health(container, registration);
+                self.health(&container.health, registration);
             }
         }
     }
@@ -213,7 +234,7 @@ impl<'a> Planner<'a> {
                 Some(declared) => {
                     self.registration(service, container, &declared, &registration.id, Some(registration))
                 }
-                None => self.health(container, registration),
+                None => self.health(&container.health, registration),
             }
         }
         if !registrations.is_empty() || no_leader {
@@ -282,7 +303,7 @@ impl<'a> Planner<'a> {
         }
         if let Some(seen) = seen.filter(|_| unfit && self.holds(Gate::FitDefinition)) {
             // A new definition keeps the old one's state; it has to be true when it is made.
-            return self.health(container, seen);
+            return self.health(&container.health, seen);
         }
         let wanted = match self.wanted_registration(container, declared) {
             Ok(wanted) => wanted,
@@ -319,12 +340,12 @@ impl<'a> Planner<'a> {
             }
             Maintenance::Off => {}
         }
-        self.health(container, seen);
+        self.health(&container.health, seen);
     }
 
     /// The TTL check follows the HEALTHCHECK; it is written only when the state changed.
-    fn health(&mut self, container: &Container, seen: &Registration) {
-        let status = match &container.health {
+    pub(super) fn health(&mut self, health: &Health, seen: &Registration) {
+        let status = match health {
             Health::None => return,
             Health::Healthy => CheckStatus::Passing,
             Health::Starting | Health::Unhealthy(_) => CheckStatus::Critical,
@@ -333,7 +354,7 @@ impl<'a> Planner<'a> {
         if !own_check(seen, HEALTH).is_some_and(changed) {
             return;
         }
-        let output = match &container.health {
+        let output = match health {
             // Without a text, a critical check counts as one that has not run.
             Health::Unhealthy(output) if output.trim().is_empty() => "the container is unhealthy".to_owned(),
             Health::Unhealthy(output) => one_line(output),
@@ -350,7 +371,7 @@ impl<'a> Planner<'a> {
         let advertise = self.context.advertise.as_deref();
         let (address, port) = self.facts.registered_address(container, register, advertise)?;
         let checked = register.check.as_ref().and_then(|check| match check.address {
-            CheckAddress::Auto => self.facts.address_for_agent(container),
+            CheckAddress::Auto => self.facts.address_for_agent(&container.networks),
             CheckAddress::Container => container.networks.values().find_map(own_address),
             CheckAddress::Registered => None,
         });
@@ -369,6 +390,10 @@ impl<'a> Planner<'a> {
         let unwanted = consul.registrations.values();
         let unwanted = unwanted.filter(|r| !kept.contains(r.id.as_str()) && !self.held(&r.service));
         for registration in unwanted.collect::<Vec<_>>() {
+            if registration.discovered() {
+                self.unwanted_discovered(registration);
+                continue;
+            }
             let object = ObjectKey::Registration(registration.id.clone());
             let deregister = ConsulAction::Deregister { id: registration.id.clone() };
             let container = docker.and_then(|docker| docker.containers.get(&registration.container));
@@ -390,7 +415,7 @@ impl<'a> Planner<'a> {
             if registration.maintenance == Maintenance::Off {
                 // As long as it stays Consul gives it out, and that has to be true: its container may be the reason why
                 // nothing takes over.
-                self.health(container, registration);
+                self.health(&container.health, registration);
             }
             if !self.spec.services.contains_key(&registration.service) {
                 continue;
@@ -503,7 +528,7 @@ impl<'a> Planner<'a> {
 }
 
 /// What an update of the registration would change.
-fn differences(seen: &Registration, wanted: &NewRegistration) -> Vec<Change> {
+pub(super) fn differences(seen: &Registration, wanted: &NewRegistration) -> Vec<Change> {
     let digest = wanted.check.as_ref().map(|check| check.digest.as_str());
     let mut changes = Vec::new();
     let mut field = |name: &str, old: String, new: String| {

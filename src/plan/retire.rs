@@ -292,7 +292,8 @@ impl<'a> Planner<'a> {
         let (registering, others): (BTreeSet<&'a str>, BTreeSet<&'a str>) =
             leaving.into_iter().partition(|name| self.registers(name));
         let left = self.facts.consul.into_iter().flat_map(|consul| consul.registrations.values());
-        let left = left.filter(|registration| gone(&registration.service)).count();
+        let stays = |registration: &Registration| registration.discovered() && self.spec.discovery.is_some();
+        let left = left.filter(|registration| gone(&registration.service) && !stays(registration)).count();
         let mut first = registering;
         if !self.holds(Gate::RegisteringFirst) {
             first.extend(others);

@@ -410,7 +410,7 @@ impl<'a> Planner<'a> {
 
     fn own_trouble(&self, endpoint: &Endpoint) -> Option<Verdict> {
         let id = endpoint.container.as_deref()?;
-        if self.facts.docker.is_none() || self.facts.consul.is_none() {
+        let Some(docker) = self.facts.docker.filter(|_| self.facts.consul.is_some()) else {
             return (!self.holds(Gate::ReplicasKnown)).then_some(Verdict::Gone);
         };
         if self.retiring.contains(id) {
@@ -418,7 +418,7 @@ impl<'a> Planner<'a> {
         }
         let service = |container: &Container| self.spec.services.get(&container.service);
         let verdict = match self.facts.container(id) {
-            None => Some(Verdict::Gone),
+            None => self.discovered_trouble(docker, id),
             Some(container) => self.facts.unfit(container, service(container)).map(|reason| Verdict::Unfit { reason }),
         };
         verdict.filter(|_| self.holds(Gate::SeenUnfit))
@@ -434,7 +434,9 @@ impl<'a> Planner<'a> {
         else {
             return false;
         };
-        let Some(container) = docker.containers.get(id) else { return false };
+        let Some(container) = docker.containers.get(id) else {
+            return self.discovered_unlisted(query, endpoint, id, |id| answer.doubts_id(id));
+        };
         // Its registration by id, when it is at a place where the spec registers it: another port of it may be on its way
         // out, and says nothing about this one.
         let service = self.spec.services.get(&container.service);

@@ -7,13 +7,14 @@
 pub mod container;
 mod credential;
 pub mod diagnostic;
+pub mod discovery;
 mod dotenv;
 mod interpolate;
 pub mod load;
 #[cfg(test)]
 mod load_tests;
 mod merge;
-mod names;
+pub(crate) mod names;
 mod read;
 mod resolved;
 mod schema;
@@ -22,7 +23,7 @@ pub mod stored;
 pub(crate) mod suggest;
 pub(crate) mod table;
 mod tree;
-mod units;
+pub(crate) mod units;
 pub mod upstream;
 mod validate;
 
@@ -36,7 +37,9 @@ use serde::{Deserialize, Serialize};
 pub use container::{ConfigHash, ContainerConfig, Port, Protocol};
 pub use credential::mask;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use discovery::Discovery;
 pub use load::{LoadOptions, Loaded, load, load_text, schema};
+pub(crate) use read::words;
 pub use upstream::Upstream;
 
 /// The desired state of one project, complete: every default is filled in, every reference checked.
@@ -50,6 +53,8 @@ pub struct Spec {
     /// By Docker's name of the volume.
     pub volumes: BTreeMap<String, Volume>,
     pub upstreams: BTreeMap<String, Upstream>,
+    /// Containers that reeve did not make are registered; `None`: they are not.
+    pub discovery: Option<Discovery>,
     /// Digest of everything above. A pin that allows a mass removal names it, and `apply` compares it with the daemon's.
     pub digest: String,
 }
@@ -63,6 +68,7 @@ impl Spec {
             networks: BTreeMap::new(),
             volumes: BTreeMap::new(),
             upstreams: BTreeMap::new(),
+            discovery: None,
             digest: "empty".to_owned(),
         }
     }

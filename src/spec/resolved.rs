@@ -10,13 +10,18 @@ use super::{Dependency, DependencyCondition, FailureAction, Register, RegisterAd
 pub fn resolved(spec: &Spec) -> Value {
     let services: Map<String, Value> =
         spec.services.iter().map(|(name, service)| (name.clone(), service_value(service))).collect();
-    json!({
+    let mut resolved = json!({
         "project": spec.project,
         "services": services,
         "networks": value(&spec.networks),
         "volumes": value(&spec.volumes),
         "upstreams": value(&spec.upstreams),
-    })
+    });
+    // Only where it is used: a spec without it keeps its digest.
+    if let Some(discovery) = &spec.discovery {
+        resolved["discovery"] = value(discovery);
+    }
+    resolved
 }
 
 /// SHA-256 of the canonical form, in hexadecimal digits.

@@ -348,9 +348,13 @@ fn upstreams(draft: &Draft, probe: Option<SocketAddr>, report: &mut Report) {
             && query.datacenter.is_none()
             && !registered.contains(query.service.as_str())
         {
+            let meant = did_you_mean(&query.service, registered.iter().copied());
+            if meant.is_none() && draft.discovery.is_some() {
+                // What discovery will find, no spec tells.
+                continue;
+            }
             let message = format!("no service of this spec registers `{}`", shown(&query.service));
-            let help = did_you_mean(&query.service, registered.iter().copied())
-                .unwrap_or_else(|| "that is right if someone else registers it".to_owned());
+            let help = meant.unwrap_or_else(|| "that is right if someone else registers it".to_owned());
             report.push(Diagnostic::warning(place, message).with_help(help));
         }
     }

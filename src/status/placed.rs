@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::WaitingStatus;
-use crate::observed::Observed;
+use crate::observed::{Observed, Registration};
 use crate::plan::{ObjectKey, Plan};
 use crate::spec::Spec;
 
@@ -66,7 +66,8 @@ pub(crate) fn service_of(spec: &Spec, observed: &Observed, object: &ObjectKey) -
         | ObjectKey::Volume(_)
         | ObjectKey::Image(_)
         | ObjectKey::Nginx
-        | ObjectKey::Directory => None,
+        | ObjectKey::Directory
+        | ObjectKey::Discovery => None,
     }
 }
 
@@ -89,6 +90,9 @@ fn service_of_replica(spec: &Spec, observed: &Observed, name: &str) -> Option<St
 
 fn service_of_registration(spec: &Spec, observed: &Observed, id: &str) -> Option<String> {
     let seen = observed.consul.known().and_then(|consul| consul.registrations.get(id));
+    if seen.is_some_and(Registration::discovered) {
+        return None;
+    }
     if let Some(registration) = seen {
         return Some(registration.service.clone());
     }

@@ -68,6 +68,15 @@ impl Status {
             add(&mut text, &upstreams, style);
         }
 
+        if !self.discovered.is_empty() {
+            let mut discovered = table(width, &["DISCOVERED", "SERVICE", "ENDPOINT", "STATUS"]);
+            for one in &self.discovered {
+                discovered.add_row([&one.id, &one.service, &one.endpoint, &one.status]);
+            }
+            text.push('\n');
+            add(&mut text, &discovered, style);
+        }
+
         if let Some(consul) = &self.consul {
             let leader = consul.leader.as_deref().unwrap_or("none: no election is won");
             put(&mut text, format_args!("\nCONSUL {} at {} ({})\n", consul.version, consul.agent, consul.datacenter));

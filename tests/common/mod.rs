@@ -93,7 +93,7 @@ pub fn empty_world() -> Observed {
             worker_shutdown_timeout: Some("30s".to_owned()),
         }),
         directory: View::Known(Directory::default()),
-        host: Host { addresses: [IpAddr::from([127, 0, 0, 1])].into(), default_route: None },
+        host: Host { addresses: [IpAddr::from([127, 0, 0, 1])].into(), default_route: None, name: "host1".to_owned() },
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
-    CheckSeen, CheckStatus, Container, ContainerState, Health, Loaded, Maintenance, NginxProcess, Observed,
-    PublishedPort, Refused, RefusedNew, Rejection, Stage, Stranger, Trouble, View,
+    CheckSeen, CheckStatus, Container, ContainerState, Discovered, Health, Loaded, Maintenance, NginxProcess, Observed,
+    PublishedPort, Refused, RefusedNew, Rejection, Stage, Stranger, StrangerRegistration, Trouble, View,
 };
 
 /// Does what the lines say; `#` begins a comment.
@@ -36,6 +36,13 @@ fn replica<'a>(world: &'a mut Observed, name: &str) -> &'a mut Container {
         // Of two in a slot the newer one.
         .max_by_key(|container| container.created_at)
         .unwrap_or_else(|| panic!("there is no replica {name}"))
+}
+
+/// A container that nobody marked.
+fn discovered<'a>(world: &'a mut Observed, name: &str) -> &'a mut Discovered {
+    let docker = world.docker.known_mut().expect("Docker is known");
+    let found = docker.discovered.values_mut().find(|container| container.name == name);
+    found.unwrap_or_else(|| panic!("there is no container {name}"))
 }
 
 fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
@@ -235,6 +242,53 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
                 if let (true, Some(catalog)) = (query.service == *service, view.known_mut()) {
                     catalog.instances.push(instance.clone());
                 }
+            }
+        }
+        // A container that nobody marked, with a port and variables.
+        ["discovered", name, ports, variables @ ..] => {
+            let (host, target) = ports.split_once(':').expect("HOST:CONTAINER");
+            let (host, target) = (host.parse().expect("a port"), target.parse().expect("a port"));
+            let tcp = reeve::spec::Protocol::Tcp;
+            let any = Some(IpAddr::from([0, 0, 0, 0]));
+            let variables = variables.iter().filter_map(|pair| pair.split_once('='));
+            let container = Discovered {
+                id: format!("{name}-id"),
+                name: (*name).to_owned(),
+                image: format!("localhost/{name}:1"),
+                variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+                exposed: vec![(target, tcp)],
+                published: vec![PublishedPort { target, protocol: tcp, host_ip: any, host }],
+                networks: std::collections::BTreeMap::new(),
+                network_mode: "bridge".to_owned(),
+                state: ContainerState::Running { started_at: now },
+                health: Health::None,
+                stopping: None,
+                unreadable: None,
+            };
+            world.docker.known_mut().expect("Docker is known").discovered.insert(container.id.clone(), container);
+        }
+        ["discovered-stopping", name] => discovered(world, name).stopping = Some(now),
+        ["discovered-unreadable", name] => {
+            let container = discovered(world, name);
+            container.unreadable = Some(format!("container {name} cannot be inspected: it hangs"));
+            container.published.clear();
+        }
+        ["discovered-unhealthy", name] => discovered(world, name).health = Health::Unhealthy("GET /: 500".to_owned()),
+        ["discovered-healthy", name] => discovered(world, name).health = Health::Healthy,
+        ["discovered-gone", name] => {
+            let id = discovered(world, name).id.clone();
+            world.docker.known_mut().expect("Docker is known").discovered.remove(&id);
+        }
+        ["unmarked-registration", id, name] => {
+            let stranger = StrangerRegistration { name: (*name).to_owned(), owner: None };
+            world.consul.known_mut().expect("Consul is known").strangers.insert((*id).to_owned(), stranger);
+        }
+        ["agent-lost-its-state"] => {
+            let consul = world.consul.known_mut().expect("Consul is known");
+            consul.registrations.clear();
+            for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                catalog.instances.clear();
+                catalog.shrunk_at = now;
             }
         }
         other => panic!("nobody knows how to do this to a world: {other:?}"),

@@ -356,6 +356,9 @@ impl Judge<'_> {
         let consul = state.consul();
         match action {
             ConsulAction::Register(new) => self.register(state, new),
+            ConsulAction::Adopt(_) | ConsulAction::RemoveUnmarked { .. } => {
+                Err("what nobody marked is taken only when a person asks for it".into())
+            }
             ConsulAction::Deregister { id } => {
                 ensure(!consul.strangers.contains_key(id), "the registration is somebody else's")?;
                 ensure(!self.planned.hidden.has(System::Docker), "it deregisters without seeing Docker")?;

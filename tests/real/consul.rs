@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use reeve::backend::consul::Consul;
 use reeve::observed::{self, CheckStatus, Instance, Interest, Maintenance, Registration, View};
 use reeve::plan::ConsulAction;
-use reeve::plan::action::{NewRegistration, WantedCheck};
+use reeve::plan::action::{NewRegistration, WantedCheck, WantedKind};
 use reeve::spec::upstream::CatalogQuery;
-use reeve::spec::{Check, CheckAddress, CheckKind, Owner};
+use reeve::spec::{CheckKind, Owner};
 use reeve::world::{ActionError, Wake};
 use serde_json::{Value, json};
 
@@ -58,6 +58,7 @@ fn interest() -> Interest {
         volumes: BTreeSet::new(),
         images: BTreeSet::new(),
         catalog: BTreeSet::from([query()]),
+        discovery: false,
         probes: BTreeMap::new(),
         secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
@@ -69,13 +70,11 @@ fn interest() -> Interest {
 fn check(kind: CheckKind, port: u16) -> WantedCheck {
     WantedCheck {
         digest: format!("{kind:?}:{port}"),
-        check: Check {
-            kind,
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_millis(800),
-            deregister_after: Some(Duration::from_secs(600)),
-            address: CheckAddress::Auto,
-        },
+        kind: WantedKind::from(&kind),
+        interval: Duration::from_secs(1),
+        timeout: Some(Duration::from_millis(800)),
+        deregister_after: Some(Duration::from_secs(600)),
+        initial: CheckStatus::Passing,
         address: "127.0.0.1".to_owned(),
         port,
     }

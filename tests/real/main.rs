@@ -11,6 +11,7 @@ mod e2e_changes;
 mod e2e_cluster;
 mod e2e_controller;
 mod e2e_crash;
+mod e2e_discovery;
 mod e2e_drift;
 mod e2e_explain;
 mod e2e_faults_consul;

@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use super::Consul;
 use super::http::{Failure, FailureKind, Request};
 use super::wire::{self, Check, Service, declared_check, health_check, meta};
-use crate::observed::{CheckStatus, Maintenance};
+use crate::observed::{CheckStatus, DISCOVERED, Maintenance};
 use crate::plan::ConsulAction;
-use crate::plan::action::{NewRegistration, WantedCheck};
-use crate::spec::CheckKind;
+use crate::plan::action::{NewRegistration, WantedCheck, WantedKind};
 use crate::world::ActionError;
 
 /// For all requests of one action, as long as for a look. An agent takes a write over at once, and then syncs it with the
@@ -28,8 +27,9 @@ const HEALTH_TTL: &str = "87600h";
 /// What the action is about, for messages.
 fn subject(action: &ConsulAction) -> String {
     match action {
-        ConsulAction::Register(wanted) => format!("registration {}", wanted.id),
-        ConsulAction::Drain { id, .. }
+        ConsulAction::Register(wanted) | ConsulAction::Adopt(wanted) => format!("registration {}", wanted.id),
+        ConsulAction::RemoveUnmarked { id }
+        | ConsulAction::Drain { id, .. }
         | ConsulAction::LiftDrain { id }
         | ConsulAction::StartDrainClock { id, .. }
         | ConsulAction::StopDrainClock { id }
@@ -75,6 +75,8 @@ impl Consul {
     async fn execute_unlimited(&self, action: &ConsulAction) -> Result<(), ActionError> {
         match action {
             ConsulAction::Register(wanted) => self.register(wanted).await,
+            ConsulAction::Adopt(wanted) => self.adopt(wanted).await,
+            ConsulAction::RemoveUnmarked { id } => self.remove_unmarked(id).await,
             ConsulAction::Drain { id, reason } => self.drain(id, reason).await,
             ConsulAction::LiftDrain { id } => self.lift_drain(id).await,
             ConsulAction::StartDrainClock { id, at } => self.start_drain_clock(id, *at).await,
@@ -95,7 +97,7 @@ impl Consul {
         };
         // Seen (1.8.7): a check that becomes another kind under the same id goes on running as the old kind, too, and
         // both write its status. Removed first, it is gone; its status is handed over.
-        let mut declared_status = CheckStatus::Passing;
+        let mut declared_status = wanted.check.as_ref().map_or(CheckStatus::Passing, |check| check.initial);
         if let Some(check) = &wanted.check
             && let Some(old) = before.get(&declared_check(id))
             && old.kind != kind(check)
@@ -117,6 +119,44 @@ impl Consul {
             }
         }
         Ok(())
+    }
+
+    /// One write makes it ours, so there is no moment without it; its old checks go afterwards.
+    async fn adopt(&self, wanted: &NewRegistration) -> Result<(), ActionError> {
+        let id = &wanted.id;
+        let title = format!("registration {id}");
+        match self.service(id).await? {
+            None => {}
+            Some(service) if service.owned_by(&self.owner) => return self.register(wanted).await,
+            Some(service) if service.owner().is_some() => return Err(self.foreign(id, &service)),
+            Some(_) => {}
+        }
+        let old = self.checks_of(id).await?;
+        // What was known of it stays known: it must not leave because its check begins anew.
+        let known =
+            old.values().filter(|check| check.check_id != wire::service_maintenance(id)).map(Check::status).max();
+        let initial = wanted.check.as_ref().map_or(CheckStatus::Passing, |check| known.unwrap_or(check.initial));
+        let body = registration_body(wanted, &self.owner.to_string(), initial);
+        let request = Request::put(&["v1", "agent", "service", "register"], LIMIT).body(body);
+        self.write(request, &title, &wanted.name).await?;
+        let kept = [declared_check(id), health_check(id), wire::service_maintenance(id)];
+        for check in old.keys().filter(|check| !kept.contains(check)) {
+            self.deregister_check(check, &title).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_unmarked(&self, id: &str) -> Result<(), ActionError> {
+        let name = match self.service(id).await? {
+            None => return Ok(()),
+            Some(service) if service.owner().is_some() => return Err(self.foreign(id, &service)),
+            Some(service) => service.service,
+        };
+        match self.client.done(Request::put(&["v1", "agent", "service", "deregister", id], LIMIT)).await {
+            Ok(()) => Ok(()),
+            Err(failure) if failure.status() == Some(404) => Ok(()),
+            Err(failure) => Err(refused(&failure, &format!("registration {id}"), &name)),
+        }
     }
 
     async fn drain(&self, id: &str, reason: &str) -> Result<(), ActionError> {
@@ -326,6 +366,10 @@ fn refused(failure: &Failure, title: &str, service: &str) -> ActionError {
             ))
         }
         FailureKind::Status { status: 404, .. } => ActionError::Conflict(text),
+        FailureKind::Status { body, .. } if body.contains("Scripts are disabled") => ActionError::Permanent(format!(
+            "{text}; SERVICE_CHECK_CMD and SERVICE_CHECK_SCRIPT need `enable_local_script_checks` (or \
+             `enable_script_checks`) in the agent's configuration; else use SERVICE_CHECK_HTTP or SERVICE_CHECK_TCP"
+        )),
         FailureKind::Status { status: 429, .. } => ActionError::Transient(text),
         FailureKind::Status { status, .. } if *status < 500 => ActionError::Permanent(text),
         // 1.8.7 answers so, with 500, for a check that is gone.
@@ -360,7 +404,7 @@ fn registration_body(wanted: &NewRegistration, owner: &str, declared_status: Che
     if wanted.health {
         checks.push(json!({
             "CheckID": health_check(&wanted.id),
-            "Name": format!("HEALTHCHECK of {}", wanted.service),
+            "Name": format!("HEALTHCHECK of {}", title(wanted)),
             "TTL": HEALTH_TTL,
             "Status": CheckStatus::Passing.to_string(),
         }));
@@ -380,32 +424,59 @@ fn registration_body(wanted: &NewRegistration, owner: &str, declared_status: Che
 /// `status`: what the check counts as until it has run once. Consul keeps the status of one that exists.
 fn declared_body(wanted: &NewRegistration, check: &WantedCheck, status: CheckStatus) -> Value {
     let host = crate::backend::probe::host_and_port(&check.address, check.port);
-    let (kind, target) = match &check.check.kind {
-        CheckKind::Http { path } => ("HTTP", format!("http://{host}{path}")),
-        CheckKind::Tcp => ("TCP", host),
-        CheckKind::Grpc { service } if service.is_empty() => ("GRPC", host),
-        CheckKind::Grpc { service } => ("GRPC", format!("{host}/{service}")),
-    };
     let mut body = json!({
         "CheckID": declared_check(&wanted.id),
-        "Name": format!("declared check of {}", wanted.service),
-        "Interval": go_duration(check.check.interval),
-        "Timeout": go_duration(check.check.timeout),
+        "Name": format!("declared check of {}", title(wanted)),
         "Status": status.to_string(),
     });
-    body[kind] = target.into();
-    if let Some(after) = check.check.deregister_after {
+    match &check.kind {
+        WantedKind::Http { tls, path, method, skip_verify } => {
+            body["HTTP"] = format!("{}://{host}{path}", if *tls { "https" } else { "http" }).into();
+            if let Some(method) = method {
+                body["Method"] = method.clone().into();
+            }
+            if *skip_verify {
+                body["TLSSkipVerify"] = true.into();
+            }
+        }
+        WantedKind::Tcp => body["TCP"] = host.into(),
+        WantedKind::Grpc { service, tls, skip_verify } => {
+            body["GRPC"] = if service.is_empty() { host } else { format!("{host}/{service}") }.into();
+            if *tls {
+                body["GRPCUseTLS"] = true.into();
+            }
+            if *skip_verify {
+                body["TLSSkipVerify"] = true.into();
+            }
+        }
+        WantedKind::Command { words } => body["Args"] = words.clone().into(),
+        WantedKind::Ttl { within } => body["TTL"] = go_duration(*within).into(),
+    }
+    if !matches!(check.kind, WantedKind::Ttl { .. }) {
+        body["Interval"] = go_duration(check.interval).into();
+        if let Some(timeout) = check.timeout {
+            body["Timeout"] = go_duration(timeout).into();
+        }
+    }
+    if let Some(after) = check.deregister_after {
         body["DeregisterCriticalServiceAfter"] = go_duration(after).into();
     }
     body
 }
 
+/// Whose checks they are, for people.
+fn title(wanted: &NewRegistration) -> &str {
+    if wanted.service == DISCOVERED { &wanted.name } else { &wanted.service }
+}
+
 /// Consul's word for the kind of a check.
 fn kind(check: &WantedCheck) -> &'static str {
-    match check.check.kind {
-        CheckKind::Http { .. } => "http",
-        CheckKind::Tcp => "tcp",
-        CheckKind::Grpc { .. } => "grpc",
+    match check.kind {
+        WantedKind::Http { .. } => "http",
+        WantedKind::Tcp => "tcp",
+        WantedKind::Grpc { .. } => "grpc",
+        WantedKind::Command { .. } => "script",
+        WantedKind::Ttl { .. } => "ttl",
     }
 }
 

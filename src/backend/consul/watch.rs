@@ -241,6 +241,7 @@ mod tests {
             volumes: BTreeSet::new(),
             images: BTreeSet::new(),
             catalog: queries.into_iter().collect(),
+            discovery: false,
             probes: BTreeMap::new(),
             secrets: BTreeMap::new(),
             listens: BTreeSet::new(),

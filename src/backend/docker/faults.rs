@@ -19,6 +19,7 @@ fn interest() -> Interest {
         volumes: BTreeSet::new(),
         images: BTreeSet::new(),
         catalog: BTreeSet::new(),
+        discovery: false,
         probes: BTreeMap::new(),
         secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
@@ -248,8 +249,12 @@ async fn an_unchanged_container_is_inspected_once_while_the_events_are_open() {
 #[tokio::test]
 async fn an_event_makes_its_container_be_inspected_again() {
     let engine = two_containers();
-    let event = r#"{"Type":"container","Action":"health_status: healthy","timeNano":1800000000000000000,
-        "Actor":{"ID":"a","Attributes":{"reeve.owner":"shop@edge-1"}}}"#;
+    // Not one of those that are replayed.
+    let at = jiff::Timestamp::now().as_second() + 60;
+    let event = format!(
+        r#"{{"Type":"container","Action":"health_status: healthy","timeNano":{at}000000000,
+        "Actor":{{"ID":"a","Attributes":{{"reeve.owner":"shop@edge-1"}}}}}}"#
+    );
     let stranger = r#"{"Type":"container","Action":"health_status: healthy","Actor":{"ID":"x","Attributes":{}}}"#;
     let lines = format!("{}\n{}\n", stranger.replace('\n', ""), event.replace('\n', ""));
     let woken = Arc::new(Mutex::new(Vec::new()));
@@ -262,7 +267,7 @@ async fn an_event_makes_its_container_be_inspected_again() {
     until("the event woke", || woken.lock().expect("no panic").len() >= 2).await;
     let times = woken.lock().expect("no panic").clone();
     assert_eq!(times.len(), 2, "a stranger's health is nobody's business");
-    assert_eq!(times[1].as_second(), 1_800_000_000, "the event's own time");
+    assert_eq!(times[1].as_second(), at, "the event's own time");
     watch.abort();
 }
 
@@ -341,4 +346,68 @@ async fn an_engine_that_came_back_older_is_spoken_to_in_its_own_version() {
     docker.view(&interest()).await.expect_err("hung up");
     engine.reply("GET /version", Reply::ok(r#"{"ApiVersion":"1.41"}"#));
     assert_eq!(docker.view(&interest()).await.expect("known").api_version, "1.41");
+}
+
+/// A container that nobody marked.
+fn unmarked(id: &str, status: &str) -> String {
+    format!(
+        r#"{{"Id":"{id}","Names":["/{id}"],"Created":1800000000,"State":"running","Status":"{status}","Labels":{{}}}}"#
+    )
+}
+
+#[tokio::test]
+async fn of_others_containers_only_their_service_variables_are_read_and_only_when_discovery_is_on() {
+    let engine = FakeEngine::start();
+    let theirs = unmarked("c", "Up 2 hours").replace("{}", r#"{"reeve.owner":"blog@edge-1"}"#);
+    let list = format!("[{},{}]", unmarked("a", "Up 2 hours"), theirs);
+    engine.reply("GET /v1.41/containers/json", Reply::ok(&list));
+    let inspect = r#"{"Id":"a","Name":"/a","Config":{"Image":"redis:7","Env":["PATH=/bin","SERVICE_NAME=env","SERVICE_TAGS=x",
+        "PASSWORD=hunter2"],"Labels":{"SERVICE_NAME":"label","secret":"hunter2"},"ExposedPorts":{"6379/tcp":{}}},
+        "State":{"Status":"running","Running":true,"StartedAt":"2026-11-23T10:00:01Z"},
+        "HostConfig":{"NetworkMode":"bridge"},"NetworkSettings":{"Ports":{"6379/tcp":[{"HostIp":"0.0.0.0","HostPort":"32768"}]}}}"#;
+    engine.reply("GET /v1.41/containers/a/json", Reply::ok(inspect));
+    let off = engine.docker().view(&interest()).await.expect("readable");
+    assert_eq!(off.discovered.len(), 0);
+    let on = Interest { discovery: true, ..interest() };
+    let seen = engine.docker().view(&on).await.expect("readable");
+    assert_eq!(seen.discovered.keys().collect::<Vec<_>>(), ["a"], "another owner's is its own business");
+    let container = &seen.discovered["a"];
+    let variables: Vec<_> = container.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(variables, ["SERVICE_NAME=label", "SERVICE_TAGS=x"]);
+    assert!(!format!("{seen:?}").contains("hunter2"));
+    assert_eq!((container.image.as_str(), container.published[0].host), ("redis:7", 32768));
+    // One that cannot be inspected is there all the same: its registrations must not go.
+    engine.reply("GET /v1.41/containers/a/json", Reply::Answer(500, r#"{"message":"storage"}"#.to_owned()));
+    let seen = engine.docker().view(&on).await.expect("readable");
+    let container = &seen.discovered["a"];
+    assert!(container.stays() && container.unreadable.as_ref().is_some_and(|reason| reason.contains("storage")));
+}
+
+#[tokio::test]
+async fn its_own_stop_signal_says_that_a_container_is_being_stopped_and_any_other_says_nothing() {
+    let engine = FakeEngine::start();
+    engine.reply("GET /v1.41/containers/json", Reply::ok(&format!("[{}]", unmarked("a", "Up 2 hours"))));
+    let inspect = r#"{"Id":"a","Name":"/a","Config":{"Image":"redis:7","StopSignal":"SIGQUIT"},
+        "State":{"Status":"running","Running":true,"StartedAt":"2020-01-01T00:00:00Z"}}"#;
+    engine.reply("GET /v1.41/containers/a/json", Reply::ok(inspect));
+    let on = Interest { discovery: true, ..interest() };
+    let docker = engine.docker();
+    assert_eq!(docker.view(&on).await.expect("readable").discovered["a"].stopping, None);
+    // While reeve was away, and so replayed: it still counts.
+    let at = jiff::Timestamp::now().as_second() - 8;
+    let kill = |signal: u32, at: i64| {
+        let actor = format!(r#"{{"ID":"a","Attributes":{{"signal":"{signal}"}}}}"#);
+        format!(r#"{{"Type":"container","Action":"kill","timeNano":{at}000000000,"Actor":{actor}}}"#) + "\n"
+    };
+    for (lines, stopping) in [(kill(15, at) + &kill(1, at), false), (kill(1, at) + &kill(3, at), true)] {
+        let (wake, count) = counter();
+        engine.reply("GET /v1.41/events", Reply::Stream { lines, stays: true });
+        let watching = docker.clone();
+        let watch = tokio::spawn(async move { watching.watch(wake).await });
+        let wakes = if stopping { 2 } else { 1 };
+        until("it woke", || *count.lock().expect("no panic") >= wakes).await;
+        let seen = docker.view(&on).await.expect("readable").discovered["a"].stopping;
+        assert_eq!(seen.map(|seen| seen.as_second()), stopping.then_some(at));
+        watch.abort();
+    }
 }

@@ -8,8 +8,9 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
+use super::stops::{Stops, Way};
 use super::wire::Listed;
-use crate::observed::{Container, ContainerState, Health};
+use crate::observed::{Container, ContainerState, Discovered, Health};
 
 #[derive(Default)]
 pub(super) struct Memory {
@@ -20,8 +21,11 @@ pub(super) struct Memory {
     opened: u64,
     entries: BTreeMap<String, Entry>,
     spoiled: BTreeMap<String, u64>,
-    /// Our containers as of the last view; `None`: no view yet.
+    /// Our containers, and those that discovery looks at, as of the last view; `None`: no view yet.
     own: Option<BTreeSet<String>>,
+    /// The last view looked for containers that are not ours.
+    pub(super) discovers: bool,
+    pub(super) stops: Stops,
     /// Containers whose inspect failed in the last view: each is logged once.
     unreadable: BTreeSet<String>,
     /// Ids of containers without our mark that are ours all the same, as of the last view.
@@ -30,7 +34,14 @@ pub(super) struct Memory {
 
 struct Entry {
     listed: u64,
-    container: Container,
+    seen: Seen,
+}
+
+/// What an inspect said.
+#[derive(Clone)]
+enum Seen {
+    Own(Box<Container>),
+    Other(Box<Discovered>),
 }
 
 impl Memory {
@@ -40,18 +51,44 @@ impl Memory {
 
     /// What an earlier inspect said, if nothing speaks against it.
     pub(super) fn recall(&self, listed: &Listed) -> Option<Container> {
+        match self.entry(listed)? {
+            Seen::Own(container) => Some(Container::clone(container)),
+            Seen::Other(_) => None,
+        }
+    }
+
+    /// The same for a container that is not ours.
+    pub(super) fn recall_other(&self, listed: &Listed) -> Option<Discovered> {
+        match self.entry(listed)? {
+            Seen::Own(_) => None,
+            Seen::Other(container) => Some(Discovered::clone(container)),
+        }
+    }
+
+    fn entry(&self, listed: &Listed) -> Option<&Seen> {
         let entry = self.entries.get(&listed.id)?;
-        (self.streaming && entry.listed == fingerprint(listed)).then(|| entry.container.clone())
+        (self.streaming && entry.listed == fingerprint(listed)).then_some(&entry.seen)
     }
 
     /// `since`: the clock before the list was read.
     pub(super) fn store(&mut self, listed: &Listed, container: &Container, since: u64) {
+        let lasting = lasting(listed, &container.state, &container.health);
+        self.put(listed, Seen::Own(Box::new(container.clone())), lasting, since);
+    }
+
+    pub(super) fn store_other(&mut self, listed: &Listed, container: &Discovered, way: Way, since: u64) {
+        self.stops.learn(&listed.id, way);
+        let lasting = lasting(listed, &container.state, &container.health);
+        self.put(listed, Seen::Other(Box::new(container.clone())), lasting, since);
+    }
+
+    fn put(&mut self, listed: &Listed, seen: Seen, lasting: bool, since: u64) {
         let spoiled = self.spoiled.get(&listed.id).copied().unwrap_or_default();
-        if !self.streaming || spoiled > since || self.opened > since || !lasting(listed, container) {
+        if !self.streaming || spoiled > since || self.opened > since || !lasting {
             self.entries.remove(&listed.id);
             return;
         }
-        self.entries.insert(listed.id.clone(), Entry { listed: fingerprint(listed), container: container.clone() });
+        self.entries.insert(listed.id.clone(), Entry { listed: fingerprint(listed), seen });
     }
 
     /// An event says that this container changed.
@@ -73,6 +110,7 @@ impl Memory {
     pub(super) fn retain(&mut self, own: BTreeSet<String>) {
         self.entries.retain(|id, _| own.contains(id));
         self.spoiled.retain(|id, _| own.contains(id));
+        self.stops.retain(|id| own.contains(id));
         self.own = Some(own);
     }
 
@@ -97,12 +135,12 @@ fn fingerprint(listed: &Listed) -> u64 {
 
 /// Does the list entry tell enough to notice that the inspect has become stale? Not while the status counts seconds (a
 /// container that restarted just now looks as it did), nor while the text of a probe matters.
-fn lasting(listed: &Listed, container: &Container) -> bool {
-    let settled = match container.health {
+fn lasting(listed: &Listed, state: &ContainerState, health: &Health) -> bool {
+    let settled = match health {
         Health::None | Health::Healthy => true,
         Health::Starting | Health::Unhealthy(_) => false,
     };
-    let steady = match container.state {
+    let steady = match state {
         ContainerState::Created | ContainerState::Running { .. } | ContainerState::Exited { .. } => true,
         ContainerState::Paused { .. }
         | ContainerState::Restarting

@@ -7,7 +7,7 @@
 //! - `connection`, `error`: the way to the engine, limits, what can go wrong
 //! - `wire`, `view`, `memory`: reading
 //! - `execute`, `containers`, `create`, `mounts`, `pull`, `credentials`: changing
-//! - `watch`: events
+//! - `watch`, `stops`: events
 //! - `adoptable`: containers that somebody else made, compared with what the spec says
 //! - `labels`, `names`: the mark on what is ours, and what may become part of a URL
 
@@ -23,6 +23,7 @@ mod memory;
 mod mounts;
 mod names;
 mod pull;
+mod stops;
 mod view;
 mod watch;
 mod wire;

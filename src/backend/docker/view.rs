@@ -16,10 +16,11 @@ use super::error::Fault;
 use super::labels::{self, Marks};
 use super::memory::Memory;
 use super::names;
+use super::stops::Way;
 use super::wire::{self, Inspected, Listed};
 use crate::observed::{
-    Container, ContainerState, Docker, Health, ImageSeen, Interest, NetworkSeen, Stranger, Trouble, VIEW_TIMEOUT,
-    VolumeSeen,
+    Container, ContainerState, Discovered, Docker, Health, ImageSeen, Interest, NetworkSeen, Stranger, Trouble,
+    VIEW_TIMEOUT, VolumeSeen,
 };
 use crate::world::ViewError;
 
@@ -56,7 +57,11 @@ impl Viewer<'_> {
             docker.images = images;
             docker.networks = networks;
             count_attached(&mut docker.networks, &listed);
-            self.memory().adopted = interest.adopted.keys().cloned().collect();
+            {
+                let mut memory = self.memory();
+                memory.adopted = interest.adopted.keys().cloned().collect();
+                memory.discovers = interest.discovery;
+            }
             self.sort_containers(listed, since, interest, &mut docker).await?;
             Ok(docker)
         };
@@ -156,6 +161,7 @@ impl Viewer<'_> {
         docker: &mut Docker,
     ) -> Result<(), ViewError> {
         let mut stale = Vec::new();
+        let mut others = Vec::new();
         let mut own = BTreeSet::new();
         for listed in listed {
             let owner = listed.labels.get(labels::OWNER).cloned();
@@ -164,7 +170,13 @@ impl Viewer<'_> {
             let adopted = || interest.adopted.get(&listed.id).filter(|_| owner.is_none()).map(Marks::from);
             let marks = marks.or_else(adopted);
             let Some(marks) = marks else {
-                docker.strangers.insert(listed.id.clone(), stranger(&listed, owner));
+                let stranger = stranger(&listed, owner);
+                let discovered = interest.discovery && stranger.running && stranger.owner.is_none();
+                docker.strangers.insert(listed.id.clone(), stranger);
+                if discovered {
+                    own.insert(listed.id.clone());
+                    others.push(listed);
+                }
                 continue;
             };
             own.insert(listed.id.clone());
@@ -190,14 +202,69 @@ impl Viewer<'_> {
                 Err(fault) => return Err(self.error(&format!("inspect container {}", listed.name()), &fault)),
             }
         }
+        self.look_at_others(others, since, docker).await?;
         let mut memory = self.memory();
         memory.retain(own);
+        let now = Timestamp::now();
+        for container in docker.discovered.values_mut() {
+            container.stopping = memory.stops.told(&container.id, &container.state, now);
+        }
         for id in memory.newly_unreadable(unreadable.keys().cloned().collect()) {
             if let Some((name, problem)) = unreadable.get(&id) {
                 tracing::warn!(container = %name, %problem, "cannot inspect a container; going by the list until it can");
             }
         }
         Ok(())
+    }
+
+    /// Containers without any mark of reeve's, for discovery.
+    async fn look_at_others(&self, others: Vec<Listed>, since: u64, docker: &mut Docker) -> Result<(), ViewError> {
+        let mut stale = Vec::new();
+        for listed in others {
+            match self.memory().recall_other(&listed) {
+                Some(container) => drop(docker.discovered.insert(listed.id, container)),
+                None => stale.push(listed),
+            }
+        }
+        let mut inspects = futures_util::stream::iter(stale)
+            .map(|listed| async move { (self.inspect_other(&listed, since).await, listed) })
+            .buffer_unordered(INSPECTS);
+        while let Some((result, listed)) = inspects.next().await {
+            match result {
+                Ok(Some(container)) => drop(docker.discovered.insert(listed.id, container)),
+                Ok(None) => {}
+                Err(fault) => return Err(self.error(&format!("inspect container {}", listed.name()), &fault)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn inspect_other(&self, listed: &Listed, since: u64) -> Result<Option<Discovered>, Fault> {
+        let path = format!("/containers/{}/json", listed.id);
+        match self.link.find::<Inspected>(INSPECT_LIMIT, &path).await {
+            Ok(None) => Ok(None),
+            Ok(Some(inspected)) => {
+                let container = discovered(listed, &inspected);
+                let way = Way::of(&inspected.config.stop_signal, inspected.config.stop_timeout);
+                self.memory().store_other(listed, &container, way, since);
+                Ok(Some(container))
+            }
+            Err(fault @ (Fault::Unreachable(_) | Fault::Settings(_))) => Err(fault),
+            Err(fault) => {
+                let reason = format!("container {} cannot be inspected: {fault}", listed.name());
+                let running = matches!(listed.state.as_str(), "running");
+                let now = Timestamp::now();
+                Ok(Some(Discovered {
+                    state: if running {
+                        ContainerState::Running { started_at: now }
+                    } else {
+                        ContainerState::Paused { started_at: now }
+                    },
+                    unreadable: Some(reason),
+                    ..discovered(listed, &Inspected::default())
+                }))
+            }
+        }
     }
 
     /// `None`: it is gone. With a fault: the container as the list shows it, because it could not be inspected.
@@ -242,6 +309,23 @@ fn stranger(listed: &Listed, owner: Option<String>) -> Stranger {
         running: matches!(listed.state.as_str(), "running" | "paused" | "restarting"),
         published: listed.published(),
         networks: listed.network_settings.endpoints(),
+    }
+}
+
+fn discovered(listed: &Listed, inspected: &Inspected) -> Discovered {
+    Discovered {
+        id: listed.id.clone(),
+        name: listed.name().to_owned(),
+        image: inspected.config.image.clone(),
+        variables: inspected.config.variables("SERVICE_"),
+        exposed: inspected.config.exposed(),
+        published: inspected.network_settings.published(),
+        networks: inspected.network_settings.endpoints(),
+        network_mode: inspected.host_config.network_mode.clone(),
+        state: state(inspected),
+        health: health(inspected),
+        stopping: None,
+        unreadable: None,
     }
 }
 

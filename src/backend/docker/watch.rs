@@ -27,6 +27,9 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// The engine replays what happened since then, so nothing is lost between the connection and the first look.
 const REPLAY: Duration = Duration::from_secs(1);
 
+/// …and further back what tells that a container is being stopped: while reeve was away, it may have been told to.
+const LOOK_BACK: Duration = Duration::from_secs(40);
+
 /// `health_status` also stands for `health_status: healthy`.
 const EVENTS: &[&str] = &[
     "create",
@@ -98,7 +101,8 @@ impl Watcher<'_> {
         let connection = self.link.connection().await?;
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let filters = HashMap::from([("event".to_owned(), words(EVENTS)), ("type".to_owned(), words(TYPES))]);
-        let since = Timestamp::now() - REPLAY;
+        let (opened, began) = (Timestamp::now(), tokio::time::Instant::now());
+        let since = opened - LOOK_BACK;
         let options = EventsOptions {
             since: Some(format!("{}.{:09}", since.as_second(), since.subsec_nanosecond())),
             until: None,
@@ -113,34 +117,46 @@ impl Watcher<'_> {
         loop {
             match tokio::time::timeout(SILENCE, events.next()).await {
                 Err(_silent) => return Ok(()),
-                Ok(Some(Ok(event))) => self.take(&event),
+                Ok(Some(Ok(event))) => self.take(&event, (opened, began)),
                 Ok(Some(Err(error))) => return Err(Fault::from(error)),
                 Ok(None) => return Err(Fault::Broken("the engine closed the stream".to_owned())),
             }
         }
     }
 
-    fn take(&self, event: &EventMessage) {
-        if !self.concerns_us(event) {
-            return;
-        }
+    /// `opened`: when the stream was. What it replays from before, the list that follows the connection shows; but for a
+    /// stop that is under way.
+    fn take(&self, event: &EventMessage, opened: (Timestamp, tokio::time::Instant)) {
         let at = event.time_nano.and_then(|nanos| Timestamp::from_nanosecond(nanos.into()).ok());
-        (self.wake)(WakeSource::DockerEvent, at.unwrap_or_else(Timestamp::now));
+        let at = at.unwrap_or_else(Timestamp::now);
+        let news = opened.0 - REPLAY;
+        // Later on, an engine on another machine may only have another idea of the time.
+        let replayed = at < news && opened.1.elapsed() < SETTLED;
+        let stops = event.action.as_deref() == Some("kill");
+        if self.concerns_us(event, at) && (!replayed || stops) {
+            (self.wake)(WakeSource::DockerEvent, if replayed { opened.0 } else { at });
+        }
     }
 
-    fn concerns_us(&self, event: &EventMessage) -> bool {
+    fn concerns_us(&self, event: &EventMessage, at: Timestamp) -> bool {
         let actor = event.actor.as_ref();
         let id = actor.and_then(|actor| actor.id.as_deref()).unwrap_or_default();
         let attribute = |key: &str| actor.and_then(|actor| actor.attributes.as_ref()?.get(key));
         let action = event.action.as_deref().unwrap_or_default();
         match event.typ {
             Some(EventMessageTypeEnum::CONTAINER) => {
-                let ours = attribute(labels::OWNER).is_some_and(|owner| owner == self.mark);
-                if ours {
-                    self.memory().spoil(id);
+                let owner = attribute(labels::OWNER);
+                let mut memory = self.memory();
+                if owner.is_some_and(|owner| owner == self.mark) || memory.adopted.contains(id) {
+                    memory.spoil(id);
+                    return true;
+                }
+                if owner.is_none() && memory.discovers {
+                    let signal = attribute("signal").map_or("", String::as_str);
+                    return discovered(&mut memory, id, action, signal, at);
                 }
                 // A stranger's name, host ports and addresses come and go with these.
-                ours || matches!(action, "start" | "die" | "destroy" | "rename")
+                matches!(action, "start" | "die" | "destroy" | "rename")
             }
             Some(EventMessageTypeEnum::NETWORK) => match attribute("container") {
                 // A stranger that joins or leaves: its start and end say so as well.
@@ -156,4 +172,17 @@ impl Watcher<'_> {
             _ => false,
         }
     }
+}
+
+/// An event of a container that nobody marked, while such are registered.
+fn discovered(memory: &mut Memory, id: &str, action: &str, signal: &str, at: Timestamp) -> bool {
+    match action {
+        // Any other signal is nothing: many programs read their settings anew by one.
+        "kill" => return memory.stops.signalled(id, signal, at),
+        "start" | "die" | "destroy" => memory.stops.over(id),
+        _ => {}
+    }
+    memory.spoil(id);
+    matches!(action, "start" | "die" | "destroy" | "rename" | "pause" | "unpause")
+        || action.starts_with("health_status")
 }

@@ -156,6 +156,13 @@ pub(super) struct Config {
     pub(super) image: String,
     #[serde(deserialize_with = "nullable")]
     pub(super) labels: BTreeMap<String, String>,
+    /// `NAME=value`.
+    #[serde(deserialize_with = "nullable")]
+    env: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) stop_signal: String,
+    /// Seconds.
+    pub(super) stop_timeout: Option<i64>,
     #[serde(deserialize_with = "nullable")]
     healthcheck: HealthTest,
     #[serde(deserialize_with = "nullable")]
@@ -293,6 +300,14 @@ impl Config {
     /// The image itself has a HEALTHCHECK that is not switched off.
     pub(super) fn has_healthcheck(&self) -> bool {
         self.healthcheck.test.first().is_some_and(|word| word != "NONE")
+    }
+
+    /// Variables and labels that begin with this. No other leaves here: they hold secrets.
+    pub(super) fn variables(&self, prefix: &str) -> BTreeMap<String, String> {
+        let environment = self.env.iter().filter_map(|pair| pair.split_once('='));
+        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let all = environment.chain(labels).filter(|(name, _)| name.starts_with(prefix));
+        all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     pub(super) fn exposed(&self) -> Vec<(u16, Protocol)> {

@@ -4,6 +4,7 @@
 //! meaning can tell. What concerns several services at once is `validate`'s.
 
 mod deploy;
+mod discovery;
 mod environment;
 mod grants;
 mod mounts;
@@ -12,7 +13,7 @@ pub(super) mod ports;
 mod register;
 mod service;
 mod upstreams;
-mod words;
+pub(crate) mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -23,7 +24,7 @@ use super::names;
 use super::tree::{Node, Place};
 use super::units;
 use super::upstream::Upstream;
-use super::{Network, Service, Volume};
+use super::{Discovery, Network, Service, Volume};
 
 /// Reads the files that a spec names.
 pub trait Files {
@@ -107,6 +108,7 @@ pub struct Draft {
     /// By key.
     pub volumes: BTreeMap<String, Volume>,
     pub upstreams: BTreeMap<String, DraftedUpstream>,
+    pub discovery: Option<Discovery>,
 }
 
 /// A service with the places that later messages point at.
@@ -188,6 +190,7 @@ pub fn spec(root: &Node, context: &mut Context<'_>) -> Draft {
             }
         }
     }
+    draft.discovery = root.get("discovery").and_then(|entry| discovery::read(&entry.value, context));
     draft
 }
 

@@ -1,7 +1,7 @@
 //! The top level of a spec: services, networks, volumes, configs, secrets.
 
 use super::container::SERVICE;
-use super::own::UPSTREAM;
+use super::own::{DISCOVERY, UPSTREAM};
 use super::{Kind, Table, key, later, own, unsupported};
 
 pub static SPEC: Table = Table::new(
@@ -17,7 +17,7 @@ pub static SPEC: Table = Table::new(
         key("secrets", Kind::MapOf(&Kind::Mapping(&SECRET)), "Secret files that services can mount read-only."),
         own("upstreams", Kind::MapOf(&Kind::Mapping(&UPSTREAM)), "What nginx routes to, by name."),
         later("templates", "Free templates"),
-        later("discovery", "Services from labels"),
+        own("discovery", Kind::Mapping(&DISCOVERY), "Registers containers that reeve did not make."),
         unsupported("include", "list the files one after the other: `-f a.yaml -f b.yaml`, or `spec:` in reeve.yaml"),
         unsupported("models", "run the model as a service of its own"),
     ],

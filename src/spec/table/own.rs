@@ -1,4 +1,4 @@
-//! reeve's own keys: `register` of a service, and `upstreams`.
+//! reeve's own keys: `register` of a service, `upstreams` and `discovery`.
 
 use super::{Kind, Table, key};
 
@@ -42,6 +42,36 @@ static CHECK: Table = Table::new(
             Kind::Choice(&["auto", "registered", "container"]),
             "Which address is checked; default: `auto`, the container's own where the agent can reach it.",
         ),
+    ],
+);
+
+pub static DISCOVERY: Table = Table::new(
+    "a discovery section",
+    "Registers the containers of this host that reeve did not make, by registrator's `SERVICE_*` conventions.",
+    &[
+        key(
+            "containers",
+            Kind::Choice(&["all", "labelled", "none"]),
+            "Which containers: `all`, `labelled` (those with a SERVICE_NAME), or `none` (default).",
+        ),
+        key(
+            "address",
+            Kind::Choice(&["published", "container"]),
+            "What is registered: `published` (default: the advertise address and the host port), or `container`.",
+        ),
+        key(
+            "networks",
+            Kind::Texts,
+            "Docker's names of networks; with `address: container`, the first one that a container is attached to counts.",
+        ),
+        key("tags", Kind::Texts, "Tags that each registration gets beside its own."),
+        key(
+            "ids",
+            Kind::Choice(&["reeve", "registrator"]),
+            "The form of the ids: `reeve` (default, <node>:<container>:<port>/<protocol>), or `registrator`.",
+        ),
+        key("hostname", Kind::Text, "What registrator's ids begin with; default: the host's name."),
+        key("metadata", Kind::Texts, "SERVICE_* attributes that become metadata, such as `team`; default: none."),
     ],
 );
 

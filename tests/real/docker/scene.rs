@@ -66,6 +66,7 @@ impl Scene {
             volumes: BTreeSet::new(),
             images: BTreeSet::from([IMAGE.to_owned()]),
             catalog: BTreeSet::new(),
+            discovery: false,
             probes: BTreeMap::new(),
             secrets: BTreeMap::new(),
             listens: BTreeSet::new(),

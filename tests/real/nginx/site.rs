@@ -117,6 +117,7 @@ impl Site {
             volumes: BTreeSet::new(),
             images: BTreeSet::new(),
             catalog: BTreeSet::new(),
+            discovery: false,
             probes: BTreeMap::new(),
             secrets: BTreeMap::new(),
             listens: self.listens.clone(),

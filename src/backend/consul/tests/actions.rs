@@ -58,6 +58,65 @@ async fn what_is_not_ours_is_never_written_to() {
 }
 
 #[tokio::test]
+async fn what_nobody_marked_is_adopted_with_its_state_and_what_is_marked_is_not() {
+    let mut wanted = new_registration();
+    wanted.health = false;
+    let adopt = ConsulAction::Adopt(Box::new(wanted));
+    let remove = ConsulAction::RemoveUnmarked { id: ID.to_owned() };
+    let record = |owner: Option<&str>| json!({ "ID": ID, "Service": "web", "Meta": owner.map(|owner| json!({ "reeve-owner": owner })) });
+    let old = format!("service:{ID}");
+    let checks = json!({ &old: { "CheckID": old, "ServiceID": ID, "Status": "warning", "Type": "http" } });
+    let fake = with_record(record(None), checks.clone(), |_| None).await;
+    fake.consul().execute(&adopt).await.expect("it is nobody's");
+    let writes = fake.writes();
+    assert_eq!(writes.len(), 2, "{writes:?}");
+    assert_eq!(writes[0], "PUT /v1/agent/service/register", "no moment without it");
+    assert!(writes[1].starts_with("PUT /v1/agent/check/deregister/service"), "{writes:?}");
+    let asked = fake.asked();
+    let body = &asked.iter().find(|one| one.body["ID"] == ID).expect("it registered").body;
+    assert_eq!(body["Meta"]["reeve-owner"], "shop@n1");
+    assert_eq!(body["Checks"][0]["Status"], "warning");
+    for owner in ["blog@n1", "shop@n2"] {
+        let fake = with_record(record(Some(owner)), checks.clone(), |_| None).await;
+        for action in [&adopt, &remove] {
+            let error = fake.consul().execute(action).await.expect_err("it is somebody's");
+            assert!(matches!(error, ActionError::Conflict(_)), "{error}");
+        }
+        assert_eq!(fake.writes(), [""; 0]);
+    }
+    let fake = with_record(record(None), checks, |_| None).await;
+    fake.consul().execute(&remove).await.expect("it is nobody's");
+    assert_eq!(fake.writes().len(), 1);
+}
+
+#[tokio::test]
+async fn every_kind_of_check_reaches_the_agent_in_its_words() {
+    for (kind, key, value) in [
+        (
+            WantedKind::Http { tls: true, path: "/h".to_owned(), method: Some("PUT".to_owned()), skip_verify: true },
+            "HTTP",
+            json!("https://[2001:db8::1]:80/h"),
+        ),
+        (WantedKind::Command { words: vec!["a".to_owned(), "b c".to_owned()] }, "Args", json!(["a", "b c"])),
+        (WantedKind::Ttl { within: std::time::Duration::from_secs(30) }, "TTL", json!("30000000000ns")),
+        (WantedKind::Grpc { service: String::new(), tls: true, skip_verify: false }, "GRPC", json!("[2001:db8::1]:80")),
+    ] {
+        let fake = Fake::start(|_| None).await;
+        let mut wanted = new_registration();
+        if let Some(check) = &mut wanted.check {
+            (check.kind, check.initial) = (kind.clone(), CheckStatus::Critical);
+        }
+        fake.consul().execute(&ConsulAction::Register(Box::new(wanted))).await.expect("the agent takes it");
+        let asked = fake.asked();
+        let body = &asked.last().expect("it registered").body["Checks"][0];
+        assert_eq!((&body[key], &body["Status"]), (&value, &json!("critical")), "{kind:?}");
+        assert_eq!(body["Interval"].is_null(), matches!(kind, WantedKind::Ttl { .. }), "{kind:?}");
+        assert_eq!(body["TLSSkipVerify"] == true, matches!(kind, WantedKind::Http { .. }), "{kind:?}");
+        assert_eq!(body["GRPCUseTLS"] == true, matches!(kind, WantedKind::Grpc { .. }), "{kind:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_error_is_classed_by_what_the_caller_can_do() {
     let health = wire::health_check(ID);
     let mut checks = maintenance("reeve: replaced");
@@ -98,7 +157,11 @@ async fn a_record_that_is_gone_is_a_conflict_except_where_gone_is_the_aim() {
     for action in all_actions() {
         let result = fake.consul().execute(&action).await;
         match action {
-            ConsulAction::Register(_) | ConsulAction::Deregister { .. } | ConsulAction::RemoveCheck { .. } => {
+            ConsulAction::Register(_)
+            | ConsulAction::Adopt(_)
+            | ConsulAction::RemoveUnmarked { .. }
+            | ConsulAction::Deregister { .. }
+            | ConsulAction::RemoveCheck { .. } => {
                 assert_eq!(result, Ok(()), "{action:?}");
             }
             ConsulAction::Drain { .. }

@@ -13,9 +13,8 @@ use super::Consul;
 use super::fake::{Asked, Fake, Reply, owner};
 use crate::observed::{self, CheckStatus, Interest, Maintenance, View};
 use crate::plan::ConsulAction;
-use crate::plan::action::{NewRegistration, WantedCheck};
+use crate::plan::action::{NewRegistration, WantedCheck, WantedKind};
 use crate::spec::upstream::CatalogQuery;
-use crate::spec::{Check, CheckAddress, CheckKind};
 use crate::world::{ActionError, ViewError, Wake};
 
 const ID: &str = "n1:shop-web-1-abc:80/tcp";
@@ -32,6 +31,7 @@ fn interest(queries: impl IntoIterator<Item = CatalogQuery>) -> Interest {
         volumes: BTreeSet::new(),
         images: BTreeSet::new(),
         catalog: queries.into_iter().collect(),
+        discovery: false,
         probes: BTreeMap::new(),
         secrets: BTreeMap::new(),
         listens: BTreeSet::new(),
@@ -79,13 +79,11 @@ fn new_registration() -> NewRegistration {
         slot: 1,
         container: "c1".to_owned(),
         check: Some(WantedCheck {
-            check: Check {
-                kind: CheckKind::Tcp,
-                interval: Duration::from_secs(5),
-                timeout: Duration::from_millis(1500),
-                deregister_after: None,
-                address: CheckAddress::Auto,
-            },
+            kind: WantedKind::Tcp,
+            interval: Duration::from_secs(5),
+            timeout: Some(Duration::from_millis(1500)),
+            deregister_after: None,
+            initial: CheckStatus::Passing,
             address: "2001:db8::1".to_owned(),
             port: 80,
             digest: "d1".to_owned(),
