@@ -12,7 +12,7 @@ mod interpolate;
 pub mod load;
 #[cfg(test)]
 mod load_tests;
-mod merge;
+pub(crate) mod merge;
 mod names;
 mod read;
 mod resolved;
@@ -21,7 +21,7 @@ mod shape;
 pub mod stored;
 pub(crate) mod suggest;
 pub(crate) mod table;
-mod tree;
+pub(crate) mod tree;
 mod units;
 pub mod upstream;
 mod validate;
@@ -37,6 +37,8 @@ pub use container::{ConfigHash, ContainerConfig, Port, Protocol};
 pub use credential::mask;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use load::{LoadOptions, Loaded, load, load_text, schema};
+pub(crate) use read::words;
+pub(crate) use shape::pick;
 pub use upstream::Upstream;
 
 /// The desired state of one project, complete: every default is filled in, every reference checked.

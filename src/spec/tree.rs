@@ -78,6 +78,15 @@ impl Place {
         self.column
     }
 
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What follows it in its line.
+    pub fn rest_of_line(&self) -> &str {
+        self.source.text.get(self.end as usize..).unwrap_or_default().lines().next().unwrap_or_default()
+    }
+
     /// The text that stands there.
     pub fn slice(&self) -> &str {
         self.source.text.get(self.start as usize..self.end as usize).unwrap_or_default()

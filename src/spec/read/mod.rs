@@ -12,7 +12,7 @@ pub(super) mod ports;
 mod register;
 mod service;
 mod upstreams;
-mod words;
+pub(crate) mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
