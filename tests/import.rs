@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
 use reeve::import::consul_template::{self, Given};
 use reeve::import::gotemplate::{self, Options};
 use reeve::import::{Imported, compose, registrator};
@@ -229,5 +230,98 @@ fn settings_of_consul_template_become_templates_and_show_no_secret() {
 fn files_that_cannot_be_read_are_refused_with_their_place() {
     for name in ["typo.hcl", "unclosed.hcl", "unclosed.ctmpl", "parenthesis.ctmpl", "nowhere.hcl"] {
         compare(&format!("cases/{name}.txt"), &outcome(from_settings("cases", &named(&[name]))));
+    }
+}
+
+/// Pieces of which something nearly right is made.
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "{{",
+        "}}",
+        "{{-",
+        "-}}",
+        " ",
+        "\n",
+        "range",
+        "with",
+        "if",
+        "else",
+        "end",
+        "define",
+        "template",
+        "block",
+        "$x",
+        "$",
+        ":=",
+        "=",
+        ".",
+        ".Tags",
+        "|",
+        "(",
+        ")",
+        "\"",
+        "`",
+        "\\",
+        "\"a\"",
+        "ü",
+        "'",
+        "0x",
+        "-",
+        "1.5",
+        "/*",
+        "*/",
+        "service",
+        "key",
+        "index",
+        "{%",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "<<EOF",
+        "EOF",
+        "template",
+        "source",
+        "${",
+        "#",
+        "services:",
+        "  web:",
+        "- a",
+        "image: b",
+        "command: c",
+        "&a",
+        "*a",
+        "build: .",
+        "registrator",
+        "--",
+        "-tags",
+        "consul://a:1",
+        "environment:",
+        "    links: [x]",
+    ]);
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is not what it should be is refused or marked; nothing makes the importer give up without a word.
+    #[test]
+    fn no_input_makes_the_importer_panic(text in pieces(), mut body in pieces()) {
+        if let Ok(translated) = gotemplate::translate(&text, &Options::new("x")) {
+            // What is translated is a template, also when it names functions that do not exist.
+            if let Err(error) = world::render(&translated.text) {
+                prop_assert!(error.kind() != minijinja::ErrorKind::SyntaxError, "{text}\n{}\n{error:#}", translated.text);
+            }
+        }
+        body.insert_str(0, "services:\n  web:\n    image: ");
+        let contents = [("a.hcl", &text), ("a.ctmpl", &text), ("a.yaml", &body)];
+        let files = Memory(contents.map(|(name, text)| (name.into(), text.clone().into_bytes())).into());
+        let _ = consul_template::import(&named(&["a.hcl"]), &files);
+        let _ = consul_template::import(&Given { command: Some(text.clone()), ..named(&["a.ctmpl"]) }, &files);
+        let _ = registrator::from_line(&text);
+        let _ = compose::import(&["a.yaml".to_owned()], Path::new("/spec"), &LoadOptions::default(), &files);
     }
 }

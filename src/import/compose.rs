@@ -320,7 +320,7 @@ impl Writer {
         let mut done = false;
         for line in text.lines() {
             let comment = line.trim_start().starts_with('#') && column == line.len() - line.trim_start().len();
-            let fits = line.len() > column + 1 && line.is_char_boundary(column) && &line[column..=column] == " ";
+            let fits = line.len() > column + 1 && line.as_bytes()[column] == b' ';
             if !done && !comment && fits {
                 done = true;
                 self.out.push_str(&format!("{}-{}{origin}\n", &line[..column], &line[column + 1..]));
@@ -333,12 +333,9 @@ impl Writer {
 
     /// The lines of comments that stand right above a key.
     fn comments_above(&mut self, entry: &Entry, at: &At<'_>) {
-        let place = &entry.key_place;
-        let before = usize::try_from(place.line()).unwrap_or(1).saturating_sub(1);
-        let lines: Vec<&str> = place.source().text.lines().take(before).collect();
-        let comment = |line: &&&str| line.trim_start().starts_with('#');
-        let count = lines.iter().rev().take_while(comment).count();
-        for line in &lines[lines.len() - count..] {
+        let comment = |line: &&str| line.trim_start().starts_with('#');
+        let lines: Vec<&str> = entry.key_place.lines_above().take_while(comment).collect();
+        for line in lines.into_iter().rev() {
             self.line(at, line.trim());
         }
     }

@@ -78,8 +78,10 @@ impl Place {
         self.column
     }
 
-    pub fn source(&self) -> &Source {
-        &self.source
+    /// The lines above the one in which it begins, the nearest first.
+    pub fn lines_above(&self) -> impl Iterator<Item = &str> {
+        let line_start = self.source.text[..self.start as usize].rfind('\n').unwrap_or(0);
+        self.source.text[..line_start].lines().rev()
     }
 
     /// What follows it in its line.

@@ -296,7 +296,12 @@ impl Reader<'_> {
     /// Commands with `|` between them.
     fn pipe(&mut self) -> Result<Expression, Fault> {
         let mut value = self.command(None)?;
-        while self.peek().is_some_and(|token| token.kind == TokenKind::Pipe) {
+        let mut count = 0;
+        while let Some(Token { kind: TokenKind::Pipe, range, .. }) = self.peek().cloned() {
+            count += 1;
+            if count > MAX_DEPTH {
+                return Err(Fault::new(range, format!("more than {MAX_DEPTH} pipes in a row")));
+            }
             self.at += 1;
             value = self.command(Some(value))?;
         }
@@ -383,8 +388,13 @@ impl Reader<'_> {
 
     /// Fields that follow without a blank: `$x.A.B`, `(…).A`.
     fn fields(&mut self, mut value: Expression) -> Result<Expression, Fault> {
+        let mut count = 0;
         while let Some(Token { kind: TokenKind::Field(name), range, glued: true }) = self.peek().cloned() {
             self.at += 1;
+            count += 1;
+            if count > MAX_DEPTH {
+                return Err(Fault::new(range, format!("more than {MAX_DEPTH} fields in a row")));
+            }
             let whole = value.range.start..range.end;
             value = Expression { kind: ExpressionKind::Field(Box::new(value), name), range: whole };
         }
