@@ -123,6 +123,7 @@ fn what_go_would_refuse_is_refused_at_its_place() {
         ("{{ if }}a{{ end }}", "{{ if }}", "value is missing"),
         ("{{ break }}", "{{ break }}", "outside of `range`"),
         ("{{ /* a }}", "{{ /*", "`*/` is missing"),
+        ("{{/*/}}a", "{{/*", "`*/` is missing"),
         ("{{ if 1 }}a{{ else }}b{{ else }}c{{ end }}", "{{ else }}", "second `else`"),
         ("{{ range $a, $b, $c := services }}{{ end }}", ":=", "variables"),
         ("{{ \"\\q\" }}", "\\q", "no such escape"),

@@ -106,11 +106,12 @@ pub fn pieces(source: &str, left: &str, right: &str) -> Result<Vec<Piece>, Fault
 }
 
 fn comment(source: &str, start: usize, inner: usize, right: &str, trim_left: bool) -> Result<(Piece, usize), Fault> {
-    let Some(length) = source[inner..].find("*/") else {
+    // Behind the opening, or `/*/` would close itself.
+    let Some(length) = source[inner + 2..].find("*/") else {
         return Err(Fault::new(start..inner + 2, "this comment has no end: `*/` is missing"));
     };
-    let text = source[inner + 2..inner + length].trim().to_owned();
-    let after = inner + length + 2;
+    let text = source[inner + 2..inner + 2 + length].trim().to_owned();
+    let after = inner + length + 4;
     let rest = &source[after..];
     let trimmed = rest.trim_start();
     let trim_right = trimmed.len() < rest.len() && trimmed.starts_with('-');
@@ -253,7 +254,9 @@ impl Lexer<'_> {
         let text = match (whole, lower.parse::<f64>()) {
             (Some(whole), _) => format!("{negative}{whole}"),
             (None, Ok(number)) if number.is_finite() && lower.starts_with(|c: char| c.is_ascii_digit() || c == '.') => {
-                format!("{negative}{number:?}")
+                // Go prints a whole one without a point.
+                let whole = number.fract() == 0.0 && number < 1e15;
+                if whole { format!("{negative}{number}") } else { format!("{negative}{number:?}") }
             }
             _ => return Err(Fault::new(self.at..self.at + length.max(1), "this is not a number that Go knows")),
         };

@@ -167,6 +167,11 @@ impl<'a> Translator<'a> {
         if end.trim_left {
             text = text.trim_end().to_owned();
         }
+        // Right before the tag that ends the macro, too, a brace would become a part of it.
+        if text.ends_with('{') {
+            text.pop();
+            text.push_str("{{ \"{\" }}");
+        }
         let calls = std::mem::replace(&mut self.calls, calls);
         self.scope.restore(outer);
         let one = Macro { name: self.names[name].clone(), text, calls };
@@ -252,16 +257,19 @@ impl<'a> Translator<'a> {
         let value = self.expression(&pipeline.value);
         let variable = pipeline.variables.first().map_or("", String::as_str);
         if pipeline.assigns {
-            return match self.scope.variable(variable) {
-                Some(known) => format!("{{% set {} = {} %}}", known.text, value.text),
-                None => {
-                    let reason = Missing(format!("`${variable}` was not declared"));
-                    self.gap(&pipeline.value.range, &reason);
-                    String::from("{# #}")
-                }
-            };
+            return self.assign(variable, &value, pipeline);
         }
         self.declare(variable, &value)
+    }
+
+    fn assign(&mut self, variable: &str, value: &Code, pipeline: &Pipeline) -> String {
+        match self.scope.variable(variable) {
+            Some(known) => format!("{{% set {} = {} %}}", known.text, value.text),
+            None => {
+                let refused = self.gap(&pipeline.value.range, &Missing(format!("`${variable}` was not declared")));
+                format!("{{{{ {} }}}}", refused.text)
+            }
+        }
     }
 
     fn declare(&mut self, variable: &str, value: &Code) -> String {
@@ -283,7 +291,10 @@ impl<'a> Translator<'a> {
             let mut before = String::new();
             let mut condition = value;
             if let Some(variable) = branch.pipeline.variables.first() {
-                before = self.declare(variable, &condition);
+                before = match branch.pipeline.assigns {
+                    true => self.assign(variable, &condition, &branch.pipeline),
+                    false => self.declare(variable, &condition),
+                };
                 condition = self.scope.variable(variable).unwrap_or(condition);
             } else if with && !condition.is_plain() {
                 let name = self.scope.name(condition.shape.noun());
