@@ -28,6 +28,7 @@ pub mod engine;
 pub mod explain;
 pub mod history;
 pub mod http;
+pub mod import;
 pub mod live;
 pub mod lock;
 pub mod metrics;

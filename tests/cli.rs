@@ -41,6 +41,7 @@ fn help_names_every_command_and_gives_examples() {
         "validate",
         "render",
         "destroy",
+        "import",
         "schema",
         "completions",
         "Examples:",
@@ -62,6 +63,7 @@ fn help_names_every_command_and_gives_examples() {
         "validate",
         "render",
         "destroy",
+        "import",
         "schema",
         "completions",
     ] {
@@ -267,4 +269,44 @@ fn the_schema_that_the_manifests_name_is_the_one_that_is_printed() {
     }
     let kept = std::fs::read_to_string(&file).expect("the schema is readable");
     assert!(kept == text(&output.stdout), "`reeve schema > manifests/reeve.schema.json` (or REEVE_GOLDEN=overwrite)");
+}
+
+#[test]
+fn import_writes_a_spec_and_says_what_has_no_counterpart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    // Broken settings of the daemon are no obstacle.
+    write("reeve.yaml", "nonsense: true\n");
+    write("compose.yaml", "services:\n  web:\n    image: web:1\n    links: [db]\n");
+    let output = reeve(folder.path(), &["import", "compose", "compose.yaml"]).output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    let (spec, list) = (text(&output.stdout), text(&output.stderr));
+    assert!(spec.contains("\n    # links: [db]\n"), "{spec}");
+    assert!(list.contains(" --> compose.yaml:4:5\n") && list.contains("1 thing has no counterpart"), "{list}");
+
+    write("app.ctmpl", "{{ range service \"web\" }}{{ .Address }}\n{{ end }}");
+    let template = ["import", "consul-template", "--template", "app.ctmpl:/etc/app.conf:app reload", "-o", "out"];
+    let output = reeve(folder.path(), &template).output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "out/templates.yaml is written\nout/app.conf.j2 is written\n");
+    let translated = std::fs::read_to_string(folder.path().join("out/app.conf.j2")).expect("it is there");
+    assert_eq!(translated, "{% for instance in service(\"web\") %}{{ instance.Address }}\n{% endfor %}");
+
+    // What somebody has changed since is not lost by asking again.
+    write("out/app.conf.j2", "mine");
+    let output = reeve(folder.path(), &template).output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("is there already"), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(folder.path().join("out/app.conf.j2")).expect("it is there"), "mine");
+
+    let output = reeve(folder.path(), &["import", "registrator", "--", "-internal", "consul://127.0.0.1:8500"])
+        .output()
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("\n  address: container"), "{}", text(&output.stdout));
+
+    write("bad.ctmpl", "a\n{{ range }}");
+    let output = reeve(folder.path(), &["import", "consul-template", "bad.ctmpl"]).output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(" --> bad.ctmpl:2:1\n"), "{}", text(&output.stderr));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::output::Color;
-use super::{adopt, apply, completions, destroy, explain, hold, plan, render, rollback, run, status, validate};
+use super::{adopt, apply, completions, destroy, explain, hold, import, plan, render, rollback, run, status, validate};
 use crate::settings::parse_duration;
 
 /// Keeps the containers of this host, their registrations in Consul and the routes of nginx as one YAML spec says.
@@ -28,7 +28,8 @@ Examples:
   reeve status --watch           Watch the services.
   reeve explain web              Ask why a service, or an upstream, is as it is.
 
-Exit codes: 0 success, 1 error, 2 changes (only with `plan --detailed-exitcode`)."
+Exit codes: 0 success, 1 error, 2 changes (only with `plan --detailed-exitcode`), or
+`import` found something without a counterpart."
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -102,6 +103,8 @@ pub enum Command {
     Render(render::RenderArguments),
     /// Take everything of this project on this node down, and nothing else.
     Destroy(destroy::DestroyArguments),
+    /// Make a spec of the files of Compose, registrator or consul-template.
+    Import(import::ImportArguments),
     /// Print the JSON Schema of the spec, for editors.
     #[command(after_help = "\
 Example:

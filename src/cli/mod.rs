@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod destroy;
 pub mod explain;
 pub mod hold;
+pub mod import;
 pub mod logging;
 pub mod output;
 pub mod passes;
@@ -45,13 +46,15 @@ pub enum Exit {
     Changes,
     /// It has said itself what is wrong: `validate` with invalid files.
     Failure,
+    /// `import`: something has no counterpart.
+    Incomplete,
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         match exit {
             Exit::Success => Self::SUCCESS,
-            Exit::Changes => Self::from(2),
+            Exit::Changes | Exit::Incomplete => Self::from(2),
             Exit::Failure => Self::FAILURE,
         }
     }
@@ -96,6 +99,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     match &command {
         Command::Completions(arguments) => return completions::run(&mut output, arguments),
         Command::Schema => return schema::run(&mut output),
+        Command::Import(arguments) => return import::run(&global, &mut output, arguments),
         Command::Run(_)
         | Command::Plan(_)
         | Command::Apply(_)
@@ -143,6 +147,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Destroy(arguments) => destroy::run(&mut context, arguments),
         Command::Completions(arguments) => completions::run(&mut context.output, arguments),
         Command::Schema => schema::run(&mut context.output),
+        Command::Import(arguments) => import::run(&context.global, &mut context.output, arguments),
     }
 }
 

@@ -73,7 +73,7 @@ impl Excerpt {
 }
 
 impl Diagnostic {
-    pub(super) fn at(severity: Severity, place: &Place, message: impl Into<String>) -> Self {
+    pub(crate) fn at(severity: Severity, place: &Place, message: impl Into<String>) -> Self {
         let (line, range) = place.excerpt();
         Self {
             severity,
@@ -86,11 +86,11 @@ impl Diagnostic {
         }
     }
 
-    pub(super) fn error(place: &Place, message: impl Into<String>) -> Self {
+    pub(crate) fn error(place: &Place, message: impl Into<String>) -> Self {
         Self::at(Severity::Error, place, message)
     }
 
-    pub(super) fn warning(place: &Place, message: impl Into<String>) -> Self {
+    pub(crate) fn warning(place: &Place, message: impl Into<String>) -> Self {
         Self::at(Severity::Warning, place, message)
     }
 

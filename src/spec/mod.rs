@@ -13,7 +13,7 @@ mod interpolate;
 pub mod load;
 #[cfg(test)]
 mod load_tests;
-mod merge;
+pub(crate) mod merge;
 pub(crate) mod names;
 mod read;
 mod resolved;
@@ -22,7 +22,7 @@ mod shape;
 pub mod stored;
 pub(crate) mod suggest;
 pub(crate) mod table;
-mod tree;
+pub(crate) mod tree;
 pub(crate) mod units;
 pub mod upstream;
 mod validate;
@@ -40,6 +40,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use discovery::Discovery;
 pub use load::{LoadOptions, Loaded, load, load_text, schema};
 pub(crate) use read::words;
+pub(crate) use shape::pick;
 pub use upstream::Upstream;
 
 /// The desired state of one project, complete: every default is filled in, every reference checked.

@@ -78,6 +78,17 @@ impl Place {
         self.column
     }
 
+    /// The lines above the one in which it begins, the nearest first.
+    pub fn lines_above(&self) -> impl Iterator<Item = &str> {
+        let line_start = self.source.text[..self.start as usize].rfind('\n').unwrap_or(0);
+        self.source.text[..line_start].lines().rev()
+    }
+
+    /// What follows it in its line.
+    pub fn rest_of_line(&self) -> &str {
+        self.source.text.get(self.end as usize..).unwrap_or_default().lines().next().unwrap_or_default()
+    }
+
     /// The text that stands there.
     pub fn slice(&self) -> &str {
         self.source.text.get(self.start as usize..self.end as usize).unwrap_or_default()

@@ -1,0 +1,338 @@
+//! What each function of Go's templates and of consul-template is called in reeve.
+//!
+//! Owns the table, and the calls that are more than another name. A function that is not here has no counterpart.
+
+use super::code::{Code, Level, Shape};
+
+/// Why something cannot be translated, for the person who has to do it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing(pub String);
+
+impl Missing {
+    fn new<T>(reason: impl Into<String>) -> Result<T, Self> {
+        Err(Self(reason.into()))
+    }
+}
+
+enum Target {
+    /// `name(arguments)`.
+    Function(&'static str),
+    /// The last argument is what is piped.
+    Filter(&'static str),
+    Nothing(&'static str),
+}
+
+use Target::{Filter, Function, Nothing};
+
+const VAULT: &str = "reeve reads no Vault; write the secret into a file, and read that with `file`";
+const NOMAD: &str = "reeve reads no Nomad";
+const CONNECT: &str = "reeve has no part in Consul's service mesh";
+
+/// By the name in Go: the counterpart, and the least and most arguments.
+const TABLE: &[(&str, Target, usize, usize)] = &[
+    ("service", Function("service"), 1, 1),
+    ("services", Function("services"), 0, 1),
+    ("nodes", Function("nodes"), 0, 1),
+    ("node", Function("node"), 0, 1),
+    ("key", Function("key"), 1, 1),
+    ("keyOrDefault", Function("key_or_default"), 2, 2),
+    ("keyExists", Function("key_exists"), 1, 1),
+    ("ls", Function("ls"), 1, 1),
+    ("safeLs", Function("safe_ls"), 1, 1),
+    ("tree", Function("tree"), 1, 1),
+    ("safeTree", Function("safe_tree"), 1, 1),
+    ("datacenters", Function("datacenters"), 0, 0),
+    ("env", Function("env"), 1, 1),
+    ("mustEnv", Function("env"), 1, 1),
+    ("file", Function("file"), 1, 1),
+    ("timestamp", Function("timestamp"), 0, 1),
+    ("printf", Function("printf"), 1, 32),
+    ("byTag", Filter("by_tag"), 1, 1),
+    ("byMeta", Filter("by_meta"), 2, 2),
+    ("byKey", Filter("by_key"), 1, 1),
+    ("byPort", Filter("by_port"), 1, 1),
+    ("parseJSON", Filter("parse_json"), 1, 1),
+    ("parseYAML", Filter("parse_yaml"), 1, 1),
+    ("parseInt", Filter("parse_int"), 1, 1),
+    ("parseUint", Filter("parse_uint"), 1, 1),
+    ("parseFloat", Filter("parse_float"), 1, 1),
+    ("parseBool", Filter("parse_bool"), 1, 1),
+    ("toJSON", Filter("to_json"), 1, 1),
+    ("toJSONPretty", Filter("to_json_pretty"), 1, 1),
+    ("toUnescapedJSON", Filter("to_unescaped_json"), 1, 1),
+    ("toYAML", Filter("to_yaml"), 1, 1),
+    ("toTOML", Filter("to_toml"), 1, 1),
+    ("contains", Filter("contains"), 2, 2),
+    ("containsAny", Filter("contains_any"), 2, 2),
+    ("containsAll", Filter("contains_all"), 2, 2),
+    ("containsNone", Filter("contains_none"), 2, 2),
+    ("containsNotAll", Filter("contains_not_all"), 2, 2),
+    ("regexMatch", Filter("regex_match"), 2, 2),
+    ("regexReplaceAll", Filter("regex_replace_all"), 3, 3),
+    ("replaceAll", Filter("replace_all"), 3, 3),
+    ("base64Encode", Filter("base64_encode"), 1, 1),
+    ("base64Decode", Filter("base64_decode"), 1, 1),
+    ("base64URLEncode", Filter("base64_url_encode"), 1, 1),
+    ("base64URLDecode", Filter("base64_url_decode"), 1, 1),
+    ("split", Filter("split"), 2, 2),
+    ("join", Filter("join"), 2, 2),
+    ("toLower", Filter("to_lower"), 1, 1),
+    ("toUpper", Filter("to_upper"), 1, 1),
+    ("toTitle", Filter("to_title"), 1, 1),
+    ("trimSpace", Filter("trim_space"), 1, 1),
+    ("trim", Filter("trim"), 2, 2),
+    ("trimPrefix", Filter("trim_prefix"), 2, 2),
+    ("trimSuffix", Filter("trim_suffix"), 2, 2),
+    ("indent", Filter("indent"), 2, 2),
+    ("sha256Hex", Filter("sha256_hex"), 1, 1),
+    ("explode", Filter("explode"), 1, 1),
+    ("add", Filter("add"), 2, 2),
+    ("subtract", Filter("subtract"), 2, 2),
+    ("multiply", Filter("multiply"), 2, 2),
+    ("divide", Filter("divide"), 2, 2),
+    ("modulo", Filter("modulo"), 2, 2),
+    ("minimum", Filter("minimum"), 2, 2),
+    ("maximum", Filter("maximum"), 2, 2),
+    ("len", Filter("length"), 1, 1),
+    ("md5sum", Nothing("reeve has no MD5; use `sha256_hex`"), 0, 32),
+    ("hmacSHA256Hex", Nothing("reeve makes no signatures"), 0, 32),
+    ("secret", Nothing(VAULT), 0, 32),
+    ("secrets", Nothing(VAULT), 0, 32),
+    ("pkiCert", Nothing(VAULT), 0, 32),
+    ("nomadServices", Nothing(NOMAD), 0, 32),
+    ("nomadService", Nothing(NOMAD), 0, 32),
+    ("nomadVar", Nothing(NOMAD), 0, 32),
+    ("nomadVarList", Nothing(NOMAD), 0, 32),
+    ("nomadVarListSafe", Nothing(NOMAD), 0, 32),
+    ("nomadVarExists", Nothing(NOMAD), 0, 32),
+    ("connect", Nothing(CONNECT), 0, 32),
+    ("caRoots", Nothing(CONNECT), 0, 32),
+    ("caLeaf", Nothing(CONNECT), 0, 32),
+    ("partitions", Nothing("reeve reads one partition, the agent's"), 0, 32),
+    ("peerings", Nothing("reeve reads no peerings"), 0, 32),
+    ("exportedServices", Nothing("reeve reads no exported services"), 0, 32),
+    ("plugin", Nothing("templates start no programs; write the result into a key or a file"), 0, 32),
+    ("writeToFile", Nothing("a template writes its own destination only; make the file a template of its own"), 0, 32),
+    ("scratch", Nothing("use `{% set … %}`, or `namespace()` for what a loop changes"), 0, 32),
+    ("explodeMap", Nothing("use `parse_json` of one key"), 0, 32),
+    ("mergeMap", Nothing("read both maps, one after the other"), 0, 32),
+    ("mergeMapWithOverride", Nothing("read both maps, one after the other"), 0, 32),
+    ("splitToMap", Nothing("use `split`, and a loop"), 0, 32),
+    ("toUnescapedJSONPretty", Nothing("use `to_json_pretty` or `to_unescaped_json`"), 0, 32),
+    ("sockaddr", Nothing("write the address, or read it with `env`"), 0, 32),
+    ("html", Nothing("the output is no web page"), 0, 32),
+    ("js", Nothing("use `to_json`"), 0, 32),
+    ("urlquery", Nothing("templates have nothing that encodes a URL"), 0, 32),
+    ("call", Nothing("templates hold no functions as values"), 0, 32),
+];
+
+/// The call of a function. `source`: as it stands in the file.
+///
+/// # Errors
+/// When it has no counterpart.
+pub fn call(name: &str, arguments: &[Code]) -> Result<Code, Missing> {
+    if let Some(code) = built_in(name, arguments)? {
+        return Ok(code);
+    }
+    let Some((_, target, least, most)) = TABLE.iter().find(|(known, ..)| *known == name) else {
+        return match name.split_once('_') {
+            Some(("sprig", _)) => Missing::new("reeve does not have Sprig's functions"),
+            Some(("spew", _)) => Missing::new("print the value with `to_json`"),
+            _ => Missing::new("neither Go nor consul-template has such a function"),
+        };
+    };
+    if let Nothing(reason) = target {
+        return Missing::new(*reason);
+    }
+    if arguments.len() < *least || arguments.len() > *most {
+        let number = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+        return Missing::new(format!("it takes {number} arguments, and got {}", arguments.len()));
+    }
+    let shape = result(name, arguments);
+    Ok(match (target, arguments) {
+        (Filter(to), [rest @ .., last]) => last.filter(to, rest, shape),
+        (Function(to) | Filter(to), _) => Code::call(to, arguments, shape),
+        (Nothing(reason), _) => return Missing::new(*reason),
+    })
+}
+
+fn result(name: &str, arguments: &[Code]) -> Shape {
+    let given = arguments.last().map_or(Shape::Unknown, |code| code.shape.clone());
+    match name {
+        "service" => Shape::list(Shape::Instance),
+        "services" => Shape::list(Shape::Entry),
+        "nodes" => Shape::list(Shape::Node),
+        "node" => Shape::NodeDetail,
+        "ls" | "safeLs" | "tree" | "safeTree" => Shape::list(Shape::Pair),
+        "datacenters" | "split" => Shape::list(Shape::Text),
+        "byTag" | "byMeta" | "byPort" => Shape::map(given),
+        "byKey" => Shape::map(Shape::map(given.element())),
+        "explode" => Shape::map(Shape::Unknown),
+        "parseJSON" | "parseYAML" => Shape::Unknown,
+        "parseInt" | "parseUint" | "parseFloat" | "len" | "add" | "subtract" | "multiply" | "divide" | "modulo"
+        | "minimum" | "maximum" => Shape::Number,
+        _ => Shape::Text,
+    }
+}
+
+/// Go's own functions, and those of consul-template whose arguments mean something else here.
+fn built_in(name: &str, arguments: &[Code]) -> Result<Option<Code>, Missing> {
+    let lenient = || arguments.iter().map(Code::lenient).collect::<Vec<_>>();
+    let operator = |operator: &str| Code::joined(operator, Level::Compare, &lenient());
+    let code = match (name, arguments) {
+        ("and", [_, ..]) => Code::joined("and", Level::And, &lenient()),
+        ("or", [_, ..]) => Code::joined("or", Level::Or, &lenient()),
+        ("not", [value]) => Code::new(format!("not {}", value.lenient().at(Level::Not)), Level::Not, Shape::Unknown),
+        ("eq", [first, others @ ..]) if !others.is_empty() => {
+            let pairs: Vec<Code> = others
+                .iter()
+                .map(|other| Code::joined("==", Level::Compare, &[first.lenient(), other.lenient()]))
+                .collect();
+            match pairs.as_slice() {
+                [one] => one.clone(),
+                _ => Code::joined("or", Level::Or, &pairs),
+            }
+        }
+        ("ne", [_, _]) => operator("!="),
+        ("lt", [_, _]) => operator("<"),
+        ("le", [_, _]) => operator("<="),
+        ("gt", [_, _]) => operator(">"),
+        ("ge", [_, _]) => operator(">="),
+        ("index", [value, keys @ ..]) => keys.iter().fold(value.clone(), index),
+        ("slice", [value]) => value.clone(),
+        ("slice", [value, from]) => {
+            Code::atom(format!("{}[{}:]", value.at(Level::Atom), from.text), value.shape.clone())
+        }
+        ("slice", [value, from, to]) => {
+            Code::atom(format!("{}[{}:{}]", value.at(Level::Atom), from.text, to.text), value.shape.clone())
+        }
+        ("print", [value]) => value.clone(),
+        ("print", [_, ..]) => {
+            // Go puts a blank between two of which neither is text.
+            if arguments.windows(2).any(|pair| pair.iter().all(|code| code.shape != Shape::Text)) {
+                return Missing::new(
+                    "use `printf`: whether `print` puts a blank between two values depends on what they are",
+                );
+            }
+            Code::joined("~", Level::Concat, arguments)
+        }
+        ("println", _) => {
+            let mut parts = Vec::new();
+            for argument in arguments {
+                parts.extend((!parts.is_empty()).then(|| Code::literal(" ")));
+                parts.push(argument.clone());
+            }
+            parts.push(Code::literal("\n"));
+            Code::joined("~", Level::Concat, &parts)
+        }
+        ("in", [list, value]) => Code::joined("in", Level::Compare, &[value.clone(), list.clone()]),
+        ("envOrDefault", [variable, other]) => Code::joined(
+            "or",
+            Level::Or,
+            &[Code::call("env", std::slice::from_ref(variable), Shape::Text), other.clone()],
+        ),
+        ("loop", [to]) => {
+            Code::call("loop_range", &[Code::atom("0", Shape::Number), to.clone()], Shape::list(Shape::Number))
+        }
+        ("loop", [_, _]) => Code::call("loop_range", arguments, Shape::list(Shape::Number)),
+        ("service", [query, filter @ ..]) if !filter.is_empty() => {
+            let whole = filter.iter().enumerate().fold(query.clone(), |whole, (at, word)| {
+                glue(&glue(&whole, &Code::literal(if at == 0 { "|" } else { "," })), word)
+            });
+            Code::call("service", &[whole], Shape::list(Shape::Instance))
+        }
+        ("timestamp", [layout]) if layout.text != "\"unix\"" => {
+            let format = unquoted(layout).and_then(strftime);
+            let Some(format) = format else {
+                return Missing::new(
+                    "its layout cannot be translated; `timestamp` takes `unix` or a format of strftime",
+                );
+            };
+            Code::call("timestamp", &[Code::literal(&format)], Shape::Text)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(code))
+}
+
+/// Two texts as one.
+fn glue(left: &Code, right: &Code) -> Code {
+    match (unquoted(left), unquoted(right)) {
+        (Some(a), Some(b)) => Code::literal(&format!("{a}{b}")),
+        _ => {
+            let mut code = Code::joined("~", Level::Concat, &[left.clone(), right.clone()]);
+            code.shape = Shape::Text;
+            code
+        }
+    }
+}
+
+/// The content of a literal without escapes.
+fn unquoted(code: &Code) -> Option<&str> {
+    let inner = code.text.strip_prefix('"')?.strip_suffix('"')?;
+    (!inner.contains(['"', '\\'])).then_some(inner)
+}
+
+/// One step of Go's `index`. A missing entry of a map is empty in Go, one past the end of a list is an error in both.
+fn index(value: Code, key: &Code) -> Code {
+    let plain = Code::atom(format!("{}[{}]", value.at(Level::Atom), key.text), value.shape.element());
+    let map = matches!(value.shape, Shape::Map(_));
+    let by_name = key.text.starts_with('"');
+    match map || (by_name && !matches!(value.shape, Shape::List(_))) {
+        true => plain.filter("default", &[Code::literal("")], value.shape.element()),
+        false => plain,
+    }
+}
+
+/// A layout of Go's `time` as a format of strftime. The time is UTC in both.
+fn strftime(layout: &str) -> Option<String> {
+    const PARTS: [(&str, &str); 30] = [
+        ("January", "%B"),
+        ("Monday", "%A"),
+        ("Z07:00", "Z"),
+        ("-07:00", "%:z"),
+        ("Z0700", "Z"),
+        ("-0700", "%z"),
+        ("2006", "%Y"),
+        ("Jan", "%b"),
+        ("Mon", "%a"),
+        ("MST", "%Z"),
+        ("002", "%j"),
+        ("01", "%m"),
+        ("02", "%d"),
+        ("03", "%I"),
+        ("04", "%M"),
+        ("05", "%S"),
+        ("06", "%y"),
+        ("15", "%H"),
+        ("PM", "%p"),
+        ("_2", "%e"),
+        ("1", "%-m"),
+        ("2", "%-d"),
+        ("3", "%-I"),
+        ("4", "%-M"),
+        ("5", "%-S"),
+        ("T", "T"),
+        (" ", " "),
+        ("-", "-"),
+        (":", ":"),
+        ("/", "/"),
+    ];
+    let mut format = String::new();
+    let mut rest = layout;
+    while !rest.is_empty() {
+        if let Some((part, to)) = PARTS.iter().find(|(part, _)| rest.starts_with(part)) {
+            format.push_str(to);
+            rest = &rest[part.len()..];
+            continue;
+        }
+        let letter = rest.chars().next()?;
+        // Digits and letters may be a part that is not known here.
+        if letter.is_alphanumeric() || letter == '%' {
+            return None;
+        }
+        format.push(letter);
+        rest = &rest[letter.len_utf8()..];
+    }
+    Some(format)
+}

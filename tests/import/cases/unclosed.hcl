@@ -1,0 +1,2 @@
+template {
+  source = "a.ctmpl"
