@@ -28,6 +28,8 @@ mod resources;
 mod retire;
 mod rollout;
 mod routes;
+mod template_diff;
+mod templates;
 pub mod verdict;
 
 use std::fmt;
@@ -36,7 +38,7 @@ use jiff::Timestamp;
 
 use crate::observed::Observed;
 use crate::spec::Spec;
-pub use action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System};
+pub use action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System, TemplateAction};
 pub use context::{Context, NginxContext, Removals, Teardown};
 pub use resources::canonical;
 
@@ -51,6 +53,7 @@ pub fn plan(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<
     planner.replicas();
     planner.registrations();
     planner.nginx();
+    planner.templates();
     planner.records();
     planner.finish()
 }
@@ -114,6 +117,8 @@ pub enum ObjectKey {
     /// All generations of this nginx.
     Nginx,
     Directory,
+    /// By its name in the spec.
+    Template(String),
 }
 
 impl fmt::Display for ObjectKey {
@@ -128,6 +133,7 @@ impl fmt::Display for ObjectKey {
             Self::Upstream(name) => write!(f, "upstream {name}"),
             Self::Nginx => f.write_str("nginx"),
             Self::Directory => f.write_str("directory"),
+            Self::Template(name) => write!(f, "template {name}"),
         }
     }
 }

@@ -21,6 +21,7 @@ mod shape;
 pub mod stored;
 pub(crate) mod suggest;
 pub(crate) mod table;
+pub mod template;
 mod tree;
 mod units;
 pub mod upstream;
@@ -37,6 +38,7 @@ pub use container::{ConfigHash, ContainerConfig, Port, Protocol};
 pub use credential::mask;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use load::{LoadOptions, Loaded, load, load_text, schema};
+pub use template::Template;
 pub use upstream::Upstream;
 
 /// The desired state of one project, complete: every default is filled in, every reference checked.
@@ -50,6 +52,7 @@ pub struct Spec {
     /// By Docker's name of the volume.
     pub volumes: BTreeMap<String, Volume>,
     pub upstreams: BTreeMap<String, Upstream>,
+    pub templates: BTreeMap<String, Arc<Template>>,
     /// Digest of everything above. A pin that allows a mass removal names it, and `apply` compares it with the daemon's.
     pub digest: String,
 }
@@ -63,6 +66,7 @@ impl Spec {
             networks: BTreeMap::new(),
             volumes: BTreeMap::new(),
             upstreams: BTreeMap::new(),
+            templates: BTreeMap::new(),
             digest: "empty".to_owned(),
         }
     }

@@ -10,13 +10,19 @@ use super::{Dependency, DependencyCondition, FailureAction, Register, RegisterAd
 pub fn resolved(spec: &Spec) -> Value {
     let services: Map<String, Value> =
         spec.services.iter().map(|(name, service)| (name.clone(), service_value(service))).collect();
-    json!({
+    let mut resolved = json!({
         "project": spec.project,
         "services": services,
         "networks": value(&spec.networks),
         "volumes": value(&spec.volumes),
         "upstreams": value(&spec.upstreams),
-    })
+    });
+    // A spec without templates keeps the digest that it has always had.
+    if !spec.templates.is_empty() {
+        let templates = spec.templates.iter().map(|(name, template)| (name.clone(), value(&**template)));
+        resolved["templates"] = Value::Object(templates.collect());
+    }
+    resolved
 }
 
 /// SHA-256 of the canonical form, in hexadecimal digits.

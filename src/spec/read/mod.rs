@@ -11,6 +11,7 @@ mod networks;
 pub(super) mod ports;
 mod register;
 mod service;
+mod templates;
 mod upstreams;
 mod words;
 
@@ -20,6 +21,7 @@ use std::path::{Component, Path, PathBuf};
 use super::container::Port;
 use super::diagnostic::Report;
 use super::names;
+use super::template::Template;
 use super::tree::{Node, Place};
 use super::units;
 use super::upstream::Upstream;
@@ -107,6 +109,7 @@ pub struct Draft {
     /// By key.
     pub volumes: BTreeMap<String, Volume>,
     pub upstreams: BTreeMap<String, DraftedUpstream>,
+    pub templates: BTreeMap<String, Template>,
 }
 
 /// A service with the places that later messages point at.
@@ -188,6 +191,7 @@ pub fn spec(root: &Node, context: &mut Context<'_>) -> Draft {
             }
         }
     }
+    templates::read(root, &mut draft, context);
     draft
 }
 

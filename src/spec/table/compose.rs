@@ -2,6 +2,7 @@
 
 use super::container::SERVICE;
 use super::own::UPSTREAM;
+use super::template::TEMPLATE;
 use super::{Kind, Table, key, later, own, unsupported};
 
 pub static SPEC: Table = Table::new(
@@ -16,7 +17,11 @@ pub static SPEC: Table = Table::new(
         key("configs", Kind::MapOf(&Kind::Mapping(&CONFIG)), "Files that services can mount read-only."),
         key("secrets", Kind::MapOf(&Kind::Mapping(&SECRET)), "Secret files that services can mount read-only."),
         own("upstreams", Kind::MapOf(&Kind::Mapping(&UPSTREAM)), "What nginx routes to, by name."),
-        later("templates", "Free templates"),
+        own(
+            "templates",
+            Kind::MapOf(&Kind::Mapping(&TEMPLATE)),
+            "Files that are rendered from Consul's data, by name.",
+        ),
         later("discovery", "Services from labels"),
         unsupported("include", "list the files one after the other: `-f a.yaml -f b.yaml`, or `spec:` in reeve.yaml"),
         unsupported("models", "run the model as a service of its own"),

@@ -6,6 +6,7 @@
 mod compose;
 mod container;
 mod own;
+mod template;
 
 pub use compose::SPEC;
 #[cfg(test)]

@@ -122,6 +122,7 @@ impl Site {
             listens: self.listens.clone(),
             tls_files: self.tls_files.clone(),
             adopted: BTreeMap::new(),
+            templates: BTreeMap::new(),
         }
     }
 
