@@ -21,7 +21,7 @@ use crate::plan::verdict::Verdicts;
 use crate::plan::{ObjectKey, Plan};
 use crate::spec::suggest::did_you_mean;
 use crate::spec::{Owner, Spec};
-use crate::status::{BackendStatus, Status};
+use crate::status::{BackendStatus, Status, TemplateStatus};
 pub use service::{KeptVersion, RegistrationSeen, ReplicaSeen, ServiceExplanation, ServiceWanted};
 pub use upstream::{EndpointSeen, UpstreamExplanation, UpstreamWanted};
 
@@ -47,7 +47,7 @@ pub struct UnknownName {
 
 impl fmt::Display for UnknownName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no service and no upstream `{}`; {}", self.name, self.help)
+        write!(f, "there is no service, no upstream and no template `{}`; {}", self.name, self.help)
     }
 }
 
@@ -64,6 +64,9 @@ pub struct Explanation {
     pub service: Option<ServiceExplanation>,
     /// An upstream may have the name of a service.
     pub upstream: Option<UpstreamExplanation>,
+    /// And so may a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateStatus>,
     /// The last actions that were about it, newest first.
     pub actions: Vec<Entry>,
     /// The last one that failed, however long ago.
@@ -83,7 +86,8 @@ impl Explanation {
         let status = Status::of(seen.spec, seen.observed, seen.plan, seen.held);
         let service = service::explain(name, seen, &facts, &status, verdicts);
         let upstream = upstream::explain(name, seen, &facts, &status, verdicts);
-        if service.is_none() && upstream.is_none() {
+        let template = status.templates.iter().find(|template| template.name == name).cloned();
+        if service.is_none() && upstream.is_none() && template.is_none() {
             return Err(unknown(name, &status, &facts));
         }
         Ok(Self {
@@ -93,6 +97,7 @@ impl Explanation {
             backends: status.backends,
             service,
             upstream,
+            template,
             actions: Vec::new(),
             last_error: None,
             history_problem: None,
@@ -105,7 +110,13 @@ impl Explanation {
             entry.services.contains(&service.name)
                 || entry.upstreams.iter().any(|name| service.upstreams.contains(name))
         });
-        of_service || self.upstream.as_ref().is_some_and(|upstream| entry.upstreams.contains(&upstream.name))
+        let of_template = self
+            .template
+            .as_ref()
+            .is_some_and(|template| entry.object == ObjectKey::Template(template.name.clone()).to_string());
+        of_service
+            || of_template
+            || self.upstream.as_ref().is_some_and(|upstream| entry.upstreams.contains(&upstream.name))
     }
 }
 
@@ -115,12 +126,14 @@ fn unknown(name: &str, status: &Status, facts: &Facts<'_>) -> UnknownName {
     let services: BTreeSet<&str> = status.services.iter().map(|service| service.name.as_str()).collect();
     let upstreams: BTreeSet<&str> =
         status.upstreams.iter().map(|upstream| upstream.name.as_str()).chain(loaded.map(String::as_str)).collect();
-    let help = did_you_mean(name, services.iter().chain(&upstreams).copied()).unwrap_or_else(|| {
+    let templates: BTreeSet<&str> = status.templates.iter().map(|template| template.name.as_str()).collect();
+    let help = did_you_mean(name, services.iter().chain(&upstreams).chain(&templates).copied()).unwrap_or_else(|| {
         let list = |names: &BTreeSet<&str>| match names.is_empty() {
             true => "none".to_owned(),
             false => names.iter().copied().collect::<Vec<_>>().join(", "),
         };
-        format!("services: {}; upstreams: {}", list(&services), list(&upstreams))
+        let more = if templates.is_empty() { String::new() } else { format!("; templates: {}", list(&templates)) };
+        format!("services: {}; upstreams: {}{more}", list(&services), list(&upstreams))
     });
     UnknownName { name: name.to_owned(), help }
 }

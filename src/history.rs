@@ -54,7 +54,7 @@ impl Entry {
             Action::Directory(DirectoryAction::AddPin { pin } | DirectoryAction::RemovePin { pin }) => {
                 (pin.service().map(str::to_owned).into_iter().collect(), Vec::new())
             }
-            Action::Docker(_) | Action::Consul(_) | Action::Directory(_) => {
+            Action::Docker(_) | Action::Consul(_) | Action::Directory(_) | Action::Template(_) => {
                 let owner = service_of(spec, observed, &applied.object).map(|owner| vec![owner]);
                 (owner.unwrap_or_else(|| made_from(&applied.object, spec, observed)), Vec::new())
             }

@@ -41,4 +41,5 @@ pub mod settings;
 pub mod spec;
 pub mod status;
 pub mod style;
+pub mod template;
 pub mod world;

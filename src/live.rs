@@ -18,6 +18,7 @@ use crate::backend::directory::Directory;
 use crate::backend::docker::Docker;
 use crate::backend::flapping::Flapping;
 use crate::backend::nginx::Nginx;
+use crate::backend::templates::Templates;
 use crate::backend::{host, probe};
 use crate::observed::{self, ContainerState, Health, Interest, Observed, Probe, ProbeTarget, VIEW_TIMEOUT, View};
 use crate::plan::Action;
@@ -42,6 +43,7 @@ pub struct Live {
     /// `None`: `nginx.mode: off`.
     nginx: Option<Nginx>,
     directory: Directory,
+    templates: Templates,
     troubles: Troubles,
     memory: Mutex<Memory>,
 }
@@ -66,6 +68,7 @@ impl Live {
             consul: Consul::new(&settings.consul, owner.clone())?,
             nginx,
             directory: Directory::new(settings.directory.clone(), owner.clone()),
+            templates: Templates::new(settings, owner.clone()),
             troubles: Troubles::default(),
             memory: Mutex::default(),
         })
@@ -83,7 +86,8 @@ impl Live {
             self.docker.watch(wake.clone()),
             self.consul.watch(interest, wake.clone()),
             nginx,
-            self.directory.watch(wake.clone())
+            self.directory.watch(wake.clone()),
+            self.templates.watch(wake.clone())
         );
     }
 
@@ -199,13 +203,15 @@ impl Observe for Live {
             }
         };
         let consul = limited("Consul", self.consul.view(interest));
-        let (docker, consul, nginx) = tokio::join!(docker, consul, nginx);
+        let templates = self.templates.view(interest, &self.consul);
+        let (docker, consul, nginx, templates) = tokio::join!(docker, consul, nginx, templates);
         Observed {
             docker: self.view(Part::Docker, docker),
             consul: self.view(Part::Consul, consul),
             nginx: self.view(Part::Nginx, nginx),
             directory: self.view(Part::Directory, directory),
             host: host::view(),
+            templates,
         }
     }
 }
@@ -224,6 +230,7 @@ impl Execute for Live {
                 None => Err(ActionError::Conflict("nginx.mode is off".to_owned())),
             },
             Action::Directory(action) => self.directory.execute(action),
+            Action::Template(action) => self.templates.execute(action, &self.docker).await,
         };
         #[cfg(debug_assertions)]
         crate::crash::after(action);

@@ -23,8 +23,8 @@ use crate::world::WakeSource;
 #[error("metrics: {0}")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-const SYSTEMS: [System; 4] = [System::Docker, System::Consul, System::Nginx, System::Directory];
-const SOURCES: [WakeSource; 8] = [
+const SYSTEMS: [System; 5] = [System::Docker, System::Consul, System::Nginx, System::Directory, System::Templates];
+const SOURCES: [WakeSource; 9] = [
     WakeSource::DockerEvent,
     WakeSource::ConsulChange,
     WakeSource::NginxChange,
@@ -33,6 +33,7 @@ const SOURCES: [WakeSource; 8] = [
     WakeSource::Signal,
     WakeSource::Timer,
     WakeSource::OwnWrite,
+    WakeSource::TemplateFile,
 ];
 
 /// All metrics of one daemon. Its own registry, so that two in one process (tests) do not meet.
@@ -74,10 +75,13 @@ struct LastPass {
     generation: IntGaugeVec,
     generation_matches: IntGaugeVec,
     worker_generations: IntGaugeVec,
+    template_in_place: IntGaugeVec,
+    template_pending: IntGaugeVec,
+    template_failing: IntGaugeVec,
 }
 
 impl LastPass {
-    fn vectors(&self) -> [&IntGaugeVec; 15] {
+    fn vectors(&self) -> [&IntGaugeVec; 18] {
         [
             &self.planned,
             &self.drift,
@@ -94,6 +98,9 @@ impl LastPass {
             &self.generation,
             &self.generation_matches,
             &self.worker_generations,
+            &self.template_in_place,
+            &self.template_pending,
+            &self.template_failing,
         ]
     }
 }
@@ -358,6 +365,21 @@ impl LastPass {
                 "Generations that live workers run, those of workers that are shutting down among them.",
                 &[],
             )?,
+            template_in_place: make.gauges(
+                "reeve_template_in_place",
+                "1 when the file is what the template renders from the data of now, else 0; by template.",
+                &["template"],
+            )?,
+            template_pending: make.gauges(
+                "reeve_template_command_pending",
+                "1 while the command or signal of a template has not succeeded since its file was written, else 0.",
+                &["template"],
+            )?,
+            template_failing: make.gauges(
+                "reeve_template_failing",
+                "1 while a template cannot be rendered, its check refuses it or its command fails, else 0.",
+                &["template"],
+            )?,
         })
     }
 
@@ -409,6 +431,13 @@ impl LastPass {
         for one in &status.discovered {
             self.discovered.with_label_values(&[one.status.as_str()]).inc();
         }
+        for template in &status.templates {
+            let name = [template.name.as_str()];
+            let stuck = template.waiting.iter().any(|one| one.kind.starts_with("template_f") || one.kind == "backoff");
+            self.template_in_place.with_label_values(&name).set(i64::from(template.in_place));
+            self.template_pending.with_label_values(&name).set(i64::from(template.pending));
+            self.template_failing.with_label_values(&name).set(i64::from(stuck || template.failed.is_some()));
+        }
         let Some(nginx) = pass.observed.nginx.known() else { return };
         let loaded = status.nginx.as_ref().map(|nginx| nginx.loaded.as_slice()).unwrap_or_default();
         for id in loaded {
@@ -418,7 +447,7 @@ impl LastPass {
         let pending = pass.plan.steps.iter().any(|step| match &step.action {
             Action::Nginx(NginxAction::RemoveGeneration { .. } | NginxAction::QuitOrphans { .. }) => false,
             Action::Nginx(_) => true,
-            Action::Docker(_) | Action::Consul(_) | Action::Directory(_) => false,
+            Action::Docker(_) | Action::Consul(_) | Action::Directory(_) | Action::Template(_) => false,
         });
         let matches = status.nginx.as_ref().is_some_and(|nginx| nginx.matches) && !pending;
         let none: [&str; 0] = [];

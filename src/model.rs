@@ -5,16 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::observed::{
-    CheckSeen, CheckStatus, Consul, Container, ContainerState, Directory, Docker, Generation, GenerationId, Health,
-    ImageSeen, Instance, ListenState, Loaded, Maintenance, NetworkEndpoint, NetworkSeen, Nginx, NginxProcess, Observed,
-    Pin, Probe, PublishedPort, Registration, VolumeSeen,
+    CheckSeen, CheckStatus, Consul, Container, ContainerState, Destination, Directory, Docker, FileSeen, Generation,
+    GenerationId, Health, ImageSeen, Instance, ListenState, Loaded, Maintenance, NetworkEndpoint, NetworkSeen, Nginx,
+    NginxProcess, Observed, Pin, Probe, PublishedPort, Registration, TemplateRecord, TemplateSeen, Templates, View,
+    VolumeSeen,
 };
 use crate::plan::action::{
-    Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration, NginxAction,
+    Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration, NginxAction, TemplateAction,
 };
 use crate::plan::canonical;
 use crate::spec::Owner;
@@ -63,6 +65,7 @@ impl Observed {
                     directory.after(action);
                 }
             }
+            Action::Template(action) => self.templates.after(action),
         }
     }
 
@@ -157,6 +160,39 @@ impl Peers {
             }
             for peer in consul.peers.iter_mut().filter(|peer| **peer == old) {
                 peer.clone_from(&new);
+            }
+        }
+    }
+}
+
+impl Templates {
+    fn after(&mut self, action: &TemplateAction) {
+        let seen = &mut self.seen;
+        match action {
+            TemplateAction::Write(new) => {
+                let Some(seen) = seen.get_mut(&new.name).and_then(View::known_mut) else { return };
+                seen.destination = Destination::File(FileSeen {
+                    digest: new.record.text.clone(),
+                    text: Some(new.text.clone()),
+                    mode: new.mode,
+                    user: new.user.unwrap_or_default(),
+                    group: new.group.unwrap_or_default(),
+                });
+                seen.record = Some(Arc::new(new.record.clone()));
+            }
+            TemplateAction::Run(run) => {
+                for (name, text) in &run.templates {
+                    let seen = seen.get_mut(name).and_then(View::known_mut);
+                    let Some(TemplateSeen { record: Some(record), .. }) = seen else { continue };
+                    if record.text == *text {
+                        *record = Arc::new(TemplateRecord { pending: false, failed: None, ..(**record).clone() });
+                    }
+                }
+            }
+            TemplateAction::Note { name, record } => {
+                if let Some(seen) = seen.get_mut(name).and_then(View::known_mut) {
+                    seen.record = Some(record.clone());
+                }
             }
         }
     }

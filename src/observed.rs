@@ -8,6 +8,7 @@ mod directory;
 mod discovered;
 mod nginx;
 mod refused;
+mod templates;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol, Secret};
 use crate::spec::upstream::{CatalogQuery, Listen};
-use crate::spec::{Check, Owner};
+use crate::spec::{Check, Owner, Template};
 
 pub use directory::{Adopted, Configuration, Directory, Kept, Pin, same_image};
 pub use discovered::{DISCOVERED, Discovered};
@@ -29,6 +30,10 @@ pub use nginx::{
     Stage,
 };
 pub use refused::{Refused, RefusedNew};
+pub use templates::{
+    Answer, Answers, Dependency, Destination, FileSeen, TemplateFailure, TemplateRecord, TemplateSeen, TemplateStage,
+    Templates,
+};
 
 /// A backend's answer. `Unknown` is not empty: nothing that depends on it may be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +77,7 @@ pub struct Observed {
     pub nginx: View<Nginx>,
     pub directory: View<Directory>,
     pub host: Host,
+    pub templates: Templates,
 }
 
 /// The machine that reeve runs on.
@@ -457,6 +463,8 @@ pub struct Interest {
     pub tls_files: BTreeMap<String, Vec<std::path::PathBuf>>,
     /// Containers without our mark that are replicas, by id.
     pub adopted: BTreeMap<String, Adopted>,
+    /// What they ask for is found by running them.
+    pub templates: BTreeMap<String, Arc<Template>>,
 }
 
 /// A declared check, to be made once by reeve itself at the container's address.

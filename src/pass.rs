@@ -41,7 +41,7 @@ impl Applied {
 
     /// A note of reeve's own: see [`Plan::records`].
     pub fn is_record(&self) -> bool {
-        matches!(self.kind, "keep" | "forget")
+        matches!(self.kind, "keep" | "forget" | "note_template")
     }
 }
 

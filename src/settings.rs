@@ -34,6 +34,7 @@ pub struct Settings {
     pub loop_: LoopSettings,
     pub http: HttpSettings,
     pub log: LogSettings,
+    pub templates: TemplateSettings,
     /// `<project>` in it is replaced by the project's name.
     pub lock: String,
 }
@@ -126,6 +127,12 @@ pub enum LogFormat {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateSettings {
+    /// Folders in which destinations of templates may lie. Absolute.
+    pub allow: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogSettings {
     pub format: LogFormat,
     /// A level, or a list of `level` and `module=level`.
@@ -170,6 +177,9 @@ impl Settings {
             },
             http: HttpSettings { listen: Some(loopback(9464)), allow_remote: false },
             log: LogSettings { format: LogFormat::Text, level: "info".to_owned() },
+            templates: TemplateSettings {
+                allow: ["/etc", "/opt", "/srv", "/usr/local/etc", "/var/lib"].map(PathBuf::from).to_vec(),
+            },
             lock: "/run/reeve/<project>.lock".to_owned(),
         }
     }
@@ -194,6 +204,7 @@ impl Settings {
         self.http = old.http;
         self.log.format = format;
         self.lock = old.lock;
+        self.templates = old.templates;
         left
     }
 }

@@ -6,8 +6,10 @@
 
 mod placed;
 mod table;
+mod templates;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -17,9 +19,10 @@ use crate::observed::{
     Container, GenerationId, Health, Loaded, Maintenance, NginxProcess, Observed, Pin, Probe, Registration, View,
 };
 use crate::plan::{ObjectKey, Plan};
-use crate::spec::{Service, Spec};
+use crate::spec::{Service, Spec, Template};
 use placed::Placed;
 pub(crate) use placed::service_of;
+pub use templates::{DependencyStatus, TemplateStatus};
 
 /// A count that may be unknown (its backend could not be read) or make no sense (a service that does not register).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +80,8 @@ pub struct Status {
     /// What discovery has registered, by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub discovered: Vec<DiscoveredStatus>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<TemplateStatus>,
     pub backends: Vec<BackendStatus>,
     pub nginx: Option<NginxStatus>,
     pub consul: Option<ConsulStatus>,
@@ -221,16 +226,22 @@ impl Status {
                 waiting: waiting.upstreams.remove(&upstream.name).unwrap_or_default(),
             })
             .collect();
+        let of = |template: &Arc<Template>| {
+            TemplateStatus::of(template, observed, waiting.templates.remove(&template.name).unwrap_or_default())
+        };
+        let templates = spec.templates.values().map(of).collect();
         // What belongs to a service or an upstream that is not listed must not be lost.
         let mut rest = waiting.rest;
         rest.extend(waiting.services.into_values().flatten());
         rest.extend(waiting.upstreams.into_values().flatten());
+        rest.extend(waiting.templates.into_values().flatten());
         Self {
             project: spec.project.clone(),
             spec: spec.digest.clone(),
             services,
             upstreams,
             discovered: discovered(observed),
+            templates,
             backends: vec![
                 backend("docker", &observed.docker),
                 backend("consul", &observed.consul),
@@ -254,7 +265,8 @@ impl Status {
     pub fn all_waiting(&self) -> impl Iterator<Item = &WaitingStatus> {
         let services = self.services.iter().flat_map(|service| &service.waiting);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.waiting);
-        services.chain(upstreams).chain(&self.waiting)
+        let templates = self.templates.iter().flat_map(|template| &template.waiting);
+        services.chain(upstreams).chain(templates).chain(&self.waiting)
     }
 }
 

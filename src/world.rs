@@ -48,6 +48,7 @@ pub enum WakeSource {
     Signal,
     Timer,
     OwnWrite,
+    TemplateFile,
 }
 
 impl WakeSource {
@@ -62,6 +63,7 @@ impl WakeSource {
             Self::Signal => "signal",
             Self::Timer => "timer",
             Self::OwnWrite => "own_write",
+            Self::TemplateFile => "template_file",
         }
     }
 }

@@ -197,6 +197,7 @@ mod with_a_daemon {
                     nginx: View::Unknown { reason: unknown(), since },
                     directory: View::Unknown { reason: unknown(), since },
                     host: Host::default(),
+                    templates: Default::default(),
                 };
                 let status = Status::of(&Spec::empty("shop"), &observed, &Plan::default(), &[]);
                 let report =

@@ -108,6 +108,7 @@ fn preview_of(folder: &Path) -> (Preview, Observed) {
     add_pins(&mut world, &orders, pinned.as_ref().unwrap_or(&after));
     now += jiff::SignedDuration::from_secs(orders.later);
     tamper::apply(&mut world, &read(folder, "world.txt").unwrap_or_default(), now);
+    common::templates::look(&mut world, &after, now);
     if orders.held {
         context.removals = Removals::Held;
     }

@@ -9,3 +9,4 @@ pub mod history;
 pub mod host;
 pub mod nginx;
 pub mod probe;
+pub mod templates;

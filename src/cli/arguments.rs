@@ -87,7 +87,7 @@ pub enum Command {
     Apply(apply::ApplyArguments),
     /// Show the services, the upstreams and Consul's members.
     Status(status::StatusArguments),
-    /// Explain why a service or an upstream is as it is.
+    /// Explain why a service, an upstream or a template is as it is.
     Explain(explain::ExplainArguments),
     /// Take over containers that somebody else made, without making them anew; or what a registrator left in Consul.
     Adopt(adopt::AdoptArguments),
@@ -99,7 +99,7 @@ pub enum Command {
     Release(hold::ReleaseArguments),
     /// Check the spec's files, without asking Docker, Consul or nginx.
     Validate(validate::ValidateArguments),
-    /// Print the nginx configuration that would be written.
+    /// Print the nginx configuration, or the file of a template, that would be written.
     Render(render::RenderArguments),
     /// Take everything of this project on this node down, and nothing else.
     Destroy(destroy::DestroyArguments),

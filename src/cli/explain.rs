@@ -1,4 +1,4 @@
-//! `reeve explain`: why a service or an upstream is as it is. Of a running daemon when there is one, else by an observation
+//! `reeve explain`: why a service, an upstream or a template is as it is. Of a running daemon when there is one, else by an observation
 //! of its own.
 
 use clap::{Args, ValueEnum};
@@ -17,12 +17,13 @@ Examples:
   reeve explain web                 What is wanted of this service, what is seen of each
                                     replica, what waits for what, what was done last.
   reeve explain http_backend        Why each endpoint of this upstream is in or out.
+  reeve explain app.conf            What this template asks for, and what it waits for.
   reeve explain web -o json | jq .last_error
 
 With a daemon this tells of its last pass, else it looks by itself. It never writes.")]
 pub struct ExplainArguments {
-    /// The service or upstream; when both have this name, both are explained.
-    #[arg(value_name = "SERVICE|UPSTREAM")]
+    /// The service, upstream or template; when several have this name, all are explained.
+    #[arg(value_name = "SERVICE|UPSTREAM|TEMPLATE")]
     pub name: String,
 
     /// Print text for people or JSON for programs.

@@ -74,6 +74,11 @@ impl Backoff {
         self.entries.insert(step.object.clone(), entry);
     }
 
+    /// When the next one is tried again, if it is not due already.
+    pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        self.entries.values().map(|entry| entry.next).filter(|next| *next > now).min()
+    }
+
     pub fn succeeded(&mut self, object: &ObjectKey) {
         self.entries.remove(object);
     }

@@ -35,6 +35,8 @@ use trigger::Trigger;
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// …and then ever more seldom, up to this.
 const SELDOM_LOOK: Duration = Duration::from_secs(10);
+/// A step that failed is shown as waiting after this.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 /// How long the actions under way may take to end after SIGTERM. They are idempotent: cutting one off is a crash, which
 /// everything is built to survive.
 const STOP_GRACE: Duration = Duration::from_millis(1500);
@@ -281,8 +283,17 @@ impl LoopState {
             .map(|(_, _, next)| *next)
             .chain(pass.plan.waiting.iter().filter_map(|waiting| waiting.until))
             .chain(pass.plan.proven_at)
+            // What failed just now is held by the next pass, which nothing else may wake.
+            .chain(self.backoff.next(now))
             .min()
             .map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+        // A pass that failed says so only when the next one finds its steps held.
+        let failed =
+            |applied: &Applied| matches!(applied.result, Err(ActionError::Transient(_) | ActionError::Permanent(_)));
+        let until = match pass.applied.iter().any(failed) {
+            true => Some(until.map_or(AFTER_FAILURE, |until| until.min(AFTER_FAILURE))),
+            false => until,
+        };
         let open = pass.plan.waiting.iter().any(|waiting| waiting.blocks() && waiting.until.is_none());
         let moved = !pass.applied.is_empty();
         self.pause = match (open, self.pause) {
@@ -428,6 +439,8 @@ impl Settled {
                 Action::Nginx(NginxAction::WriteGeneration(new)) if !switched.contains(&new.id) => false,
                 Action::Nginx(action) => step.drift || self.was_in_force(action),
                 Action::Directory(_) => false,
+                // The planner can tell, from what was noted.
+                Action::Template(_) => step.drift,
             };
         }
     }

@@ -9,7 +9,7 @@ use super::{EndpointSeen, Explanation, RegistrationSeen, ReplicaSeen, ServiceExp
 use crate::history::Entry;
 use crate::observed::CheckStatus;
 use crate::settings::format_duration;
-use crate::status::{Figure, WaitingStatus};
+use crate::status::{Figure, TemplateStatus, WaitingStatus};
 use crate::style::Style;
 
 /// Width of the names before the values.
@@ -29,6 +29,9 @@ impl Explanation {
         }
         if let Some(upstream) = &self.upstream {
             page.upstream(upstream);
+        }
+        if let Some(template) = &self.template {
+            page.template(template);
         }
         page.actions(self);
         page.text
@@ -67,6 +70,32 @@ impl Page {
         let left = until.filter(|until| *until > self.now).map(|until| until.duration_since(self.now).as_secs());
         let left = left.and_then(|seconds| u64::try_from(seconds).ok());
         left.map(|seconds| format!(" ({} left)", format_duration(Duration::from_secs(seconds)))).unwrap_or_default()
+    }
+
+    // ------------------------------------------------------------------------------------------ a template
+
+    fn template(&mut self, template: &TemplateStatus) {
+        self.heading(format_args!("template {}: {}", template.name, template.state()));
+        self.value("destination", &template.destination);
+        if let Some(changed_at) = template.changed_at {
+            self.value("data changed", format_args!("{} ago", self.age(changed_at)));
+        }
+        if let Some(failed) = &template.failed {
+            let since = template.failed_since.map(|since| format!(" (for {})", self.age(since))).unwrap_or_default();
+            self.value("failed", format_args!("{failed}{since}"));
+        }
+        for one in &template.dependencies {
+            let what = match (one.entries, &one.reason) {
+                (Some(1), _) => "1 entry".to_owned(),
+                (Some(count), _) => format!("{count} entries"),
+                (None, Some(reason)) => format!("unknown: {reason}"),
+                (None, None) => "not read yet".to_owned(),
+            };
+            self.value("asks for", format_args!("{}: {what}", one.name));
+        }
+        for waiting in &template.waiting {
+            self.value("waits", format_args!("{}{}", waiting.reason, self.left(waiting.until)));
+        }
     }
 
     // ------------------------------------------------------------------------------------------ a service

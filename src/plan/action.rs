@@ -4,14 +4,16 @@
 //! expected hash), so that a stale plan gets a conflict instead of hitting something newer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::observed::{CheckStatus, ChosenPort, GenerationId, Kept, Manifest, Pin, WantedAttachment};
+use crate::observed::{CheckStatus, ChosenPort, GenerationId, Kept, Manifest, Pin, TemplateRecord, WantedAttachment};
 use crate::spec::container::{ConfigHash, ContainerConfig, NetworkMode};
+use crate::spec::template::{CommandLine, FollowUp};
 use crate::spec::{CheckKind, Network, Volume};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,7 @@ pub enum Action {
     Consul(ConsulAction),
     Nginx(NginxAction),
     Directory(DirectoryAction),
+    Template(TemplateAction),
 }
 
 impl Action {
@@ -30,6 +33,7 @@ impl Action {
             Self::Consul(action) => action.kind(),
             Self::Nginx(action) => action.kind(),
             Self::Directory(action) => action.kind(),
+            Self::Template(action) => action.kind(),
         }
     }
 
@@ -39,6 +43,7 @@ impl Action {
             Self::Consul(_) => System::Consul,
             Self::Nginx(_) => System::Nginx,
             Self::Directory(_) => System::Directory,
+            Self::Template(_) => System::Templates,
         }
     }
 }
@@ -49,6 +54,7 @@ pub enum System {
     Consul,
     Nginx,
     Directory,
+    Templates,
 }
 
 impl System {
@@ -58,6 +64,7 @@ impl System {
             Self::Consul => "consul",
             Self::Nginx => "nginx",
             Self::Directory => "directory",
+            Self::Templates => "templates",
         }
     }
 }
@@ -374,4 +381,67 @@ impl DirectoryAction {
             Self::Forget { .. } => "forget",
         }
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplateAction {
+    /// Stages the file beside its destination, checks it, notes that its command is pending, and puts it in place.
+    Write(Box<NewFile>),
+    /// Runs what follows, and takes the mark off each template whose file is still the one that it ran for.
+    Run(Box<TemplateRun>),
+    /// Bookkeeping: see `Plan::records`.
+    Note { name: String, record: Arc<TemplateRecord> },
+}
+
+impl TemplateAction {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Write(_) => "write_template",
+            Self::Run(_) => "run_command",
+            Self::Note { .. } => "note_template",
+        }
+    }
+}
+
+/// A rendered file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewFile {
+    /// Of the template.
+    pub name: String,
+    /// With every link resolved: a conflict when that is another path by now.
+    pub real: PathBuf,
+    /// Digest of what it replaces; `None`: nothing. A conflict when something else stands there by now.
+    pub expect: Option<String>,
+    pub text: Arc<str>,
+    /// The last twelve bits.
+    pub mode: u32,
+    /// `None`: reeve's own.
+    pub user: Option<u32>,
+    pub group: Option<u32>,
+    pub check: Option<CommandLine>,
+    pub backup: bool,
+    /// Noted before the file is put in place.
+    pub record: TemplateRecord,
+}
+
+/// Without the text, which may hold a secret.
+impl std::fmt::Debug for NewFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewFile")
+            .field("name", &self.name)
+            .field("real", &self.real)
+            .field("expect", &self.expect)
+            .field("mode", &self.mode)
+            .field("record", &self.record)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateRun {
+    /// Templates for which it is pending, with the digests of their files.
+    pub templates: BTreeMap<String, String>,
+    pub follow_up: FollowUp,
+    /// Names by id of the containers that get the signal, if it goes to a service.
+    pub containers: BTreeMap<String, String>,
 }

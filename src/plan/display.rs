@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System};
+use super::action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System, TemplateAction};
 use super::preview::{Preview, Replacement};
-use super::{Change, ObjectKey, Plan, Step, Waiting};
+use super::{Change, ObjectKey, Plan, Step, Waiting, template_diff};
 use crate::model::{is_placeholder, is_placeholder_port};
 use crate::observed::{Observed, Pin};
 
@@ -51,7 +51,7 @@ pub fn lines(preview: &Preview, observed: &Observed) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut push = |tone: Tone, text: String| lines.push(Line { tone, text });
     let first = preview.waves.first();
-    for system in [System::Docker, System::Consul, System::Nginx, System::Directory] {
+    for system in [System::Docker, System::Consul, System::Nginx, System::Templates, System::Directory] {
         let steps: Vec<(usize, &Step)> = first
             .into_iter()
             .flat_map(|wave| &wave.steps)
@@ -89,9 +89,12 @@ pub fn lines(preview: &Preview, observed: &Observed) -> Vec<Line> {
         }
         push(Tone::Plain, String::new());
     }
-    let diff = nginx_diff(preview, observed);
-    if !diff.is_empty() {
-        push(Tone::Strong, "nginx configuration".to_owned());
+    let diffs = [
+        ("nginx configuration", nginx_diff(preview, observed)),
+        ("rendered templates", template_diff::lines(preview, observed)),
+    ];
+    for (title, diff) in diffs.into_iter().filter(|(_, diff)| !diff.is_empty()) {
+        push(Tone::Strong, title.to_owned());
         for line in diff {
             let tone = match line.as_bytes().first() {
                 Some(b'+') => Tone::Add,
@@ -224,6 +227,7 @@ fn kind_and_name(object: &ObjectKey) -> (&'static str, String) {
         ObjectKey::Nginx => ("nginx", String::new()),
         ObjectKey::Directory => ("reeve's folder", String::new()),
         ObjectKey::Discovery => ("discovery", String::new()),
+        ObjectKey::Template(name) => ("template", name.clone()),
     }
 }
 
@@ -399,6 +403,13 @@ pub fn verb(action: &Action) -> &'static str {
             DirectoryAction::RemovePin { .. } => "remove a pin",
             DirectoryAction::Keep { .. } => "keep what serves",
             DirectoryAction::Forget { .. } => "forget what served",
+        },
+        Action::Template(action) => match action {
+            TemplateAction::Write(new) if new.check.is_some() => "check and write",
+            TemplateAction::Write(_) => "write",
+            TemplateAction::Run(run) if run.follow_up.command.is_none() => "send the signal",
+            TemplateAction::Run(_) => "run the command",
+            TemplateAction::Note { .. } => "note what it was made from",
         },
     }
 }

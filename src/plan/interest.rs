@@ -21,6 +21,7 @@ impl Interest {
             secrets: BTreeMap::new(),
             tls_files: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            templates: spec.templates.clone(),
         };
         for service in spec.services.values() {
             interest.add(service);

@@ -31,6 +31,8 @@ mod resources;
 mod retire;
 mod rollout;
 mod routes;
+mod template_diff;
+mod templates;
 pub mod verdict;
 
 use std::fmt;
@@ -39,7 +41,7 @@ use jiff::Timestamp;
 
 use crate::observed::Observed;
 use crate::spec::Spec;
-pub use action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System};
+pub use action::{Action, ConsulAction, DirectoryAction, DockerAction, NginxAction, System, TemplateAction};
 pub use context::{Context, NginxContext, Removals, Teardown};
 pub use resources::canonical;
 
@@ -54,6 +56,7 @@ pub fn plan(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<
     planner.replicas();
     planner.registrations();
     planner.nginx();
+    planner.templates();
     planner.records();
     planner.finish()
 }
@@ -119,6 +122,8 @@ pub enum ObjectKey {
     Directory,
     /// All that discovery registers.
     Discovery,
+    /// By its name in the spec.
+    Template(String),
 }
 
 impl fmt::Display for ObjectKey {
@@ -134,6 +139,7 @@ impl fmt::Display for ObjectKey {
             Self::Nginx => f.write_str("nginx"),
             Self::Directory => f.write_str("directory"),
             Self::Discovery => f.write_str("discovery"),
+            Self::Template(name) => write!(f, "template {name}"),
         }
     }
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::action::{Action, ConsulAction, DockerAction, NewGeneration, NginxAction};
+use super::action::{Action, ConsulAction, DockerAction, NewGeneration, NginxAction, TemplateAction};
 use super::facts::{Facts, Fitness};
 use super::{Context, Plan, Waiting, hidden_until, plan};
 use crate::model::Peers;
-use crate::observed::{Loaded, Maintenance, NginxProcess, Observed, RoutedUpstream};
+use crate::observed::{Destination, Loaded, Maintenance, NginxProcess, Observed, RoutedUpstream, View};
 use crate::spec::{Spec, UpdateOrder};
 
 /// More waves than any real roll-out has: the end of a preview that does not end.
@@ -185,6 +185,7 @@ impl Ledger {
                 NginxAction::RemoveGeneration { .. } => {}
             },
             Action::Directory(_) => {}
+            Action::Template(action) => self.note_template(action, world),
         }
     }
 
@@ -234,6 +235,17 @@ impl Ledger {
             | ConsulAction::StopDrainClock { id }
             | ConsulAction::SetHealth { id, .. } => self.change(format!("registration {id}")),
             ConsulAction::RemoveCheck { check } => self.change(format!("check {check}")),
+        }
+    }
+
+    fn note_template(&mut self, action: &TemplateAction, world: &Observed) {
+        let seen = |name: &str| world.templates.seen.get(name).and_then(View::known);
+        let missing = |name: &str| seen(name).is_some_and(|seen| seen.destination == Destination::Missing);
+        match action {
+            TemplateAction::Write(new) if missing(&new.name) => self.add(format!("template {}", new.name)),
+            TemplateAction::Write(new) => self.change(format!("template {}", new.name)),
+            TemplateAction::Run(run) => run.templates.keys().for_each(|name| self.change(format!("template {name}"))),
+            TemplateAction::Note { .. } => {}
         }
     }
 

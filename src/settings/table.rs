@@ -419,6 +419,24 @@ pub const ENTRIES: &[Entry] = &[
         |settings| Some(settings.log.level.clone()),
     ),
     Entry::new(
+        "templates.allow",
+        "REEVE_TEMPLATES_ALLOW",
+        "Folders in which templates may write their files",
+        |settings, given| {
+            if let Some(value) = given.values.iter().find(|value| !value.starts_with('/')) {
+                return Err(format!("`{value}` is not an absolute path"));
+            }
+            settings.templates.allow = given.values.iter().map(PathBuf::from).collect();
+            Ok(())
+        },
+        |settings| {
+            let paths: Vec<String> = settings.templates.allow.iter().map(|path| path.display().to_string()).collect();
+            Some(format!("[{}]", paths.join(", ")))
+        },
+    )
+    .list()
+    .at_restart(),
+    Entry::new(
         "lock",
         "REEVE_LOCK",
         "Lock of the one writer; <project> stands for the project's name",

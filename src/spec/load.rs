@@ -169,12 +169,9 @@ pub fn load_from(
     };
     let mut draft = read::spec(&root, &mut context);
     let touched = std::mem::take(&mut context.touched);
-    if root.get("services").is_none()
-        && root.get("upstreams").is_none()
-        && root.get("discovery").is_none()
-        && !report.failed()
-    {
-        let help = "it needs `services`, `upstreams` or `discovery`";
+    let declares = ["services", "upstreams", "templates", "discovery"].iter().any(|key| root.get(key).is_some());
+    if !declares && !report.failed() {
+        let help = "it needs `services`, `upstreams`, `templates` or `discovery`";
         let name = texts.first().map_or("", |(name, _)| name);
         report.push(Diagnostic::of_file(name, "the spec declares nothing").with_help(help));
     }
@@ -308,7 +305,7 @@ fn concealed(used: &BTreeSet<String>, environment: &BTreeMap<String, String>) ->
 
 /// The spec of the active services, with the networks and volumes that they use.
 fn finish(project: &str, draft: Draft) -> (Spec, Json) {
-    let Draft { services, mut networks, mut volumes, upstreams, discovery } = draft;
+    let Draft { services, mut networks, mut volumes, upstreams, discovery, templates } = draft;
     let active: BTreeMap<_, _> = services.into_iter().filter(|(_, drafted)| drafted.active).collect();
     networks.retain(|key, _| active.values().any(|drafted| drafted.networks.contains(key)));
     volumes.retain(|key, _| active.values().any(|drafted| drafted.volumes.contains(key)));
@@ -319,6 +316,7 @@ fn finish(project: &str, draft: Draft) -> (Spec, Json) {
         volumes: volumes.into_values().map(|volume| (volume.name.clone(), volume)).collect(),
         upstreams: upstreams.into_iter().map(|(name, drafted)| (name, drafted.upstream)).collect(),
         discovery,
+        templates: templates.into_iter().map(|(name, template)| (name, Arc::new(template))).collect(),
         digest: String::new(),
     };
     let resolved = resolved::resolved(&spec);

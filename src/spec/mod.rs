@@ -22,6 +22,7 @@ mod shape;
 pub mod stored;
 pub(crate) mod suggest;
 pub(crate) mod table;
+pub mod template;
 pub(crate) mod tree;
 pub(crate) mod units;
 pub mod upstream;
@@ -41,6 +42,7 @@ pub use discovery::Discovery;
 pub use load::{LoadOptions, Loaded, load, load_text, schema};
 pub(crate) use read::words;
 pub(crate) use shape::pick;
+pub use template::Template;
 pub use upstream::Upstream;
 
 /// The desired state of one project, complete: every default is filled in, every reference checked.
@@ -56,6 +58,7 @@ pub struct Spec {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Containers that reeve did not make are registered; `None`: they are not.
     pub discovery: Option<Discovery>,
+    pub templates: BTreeMap<String, Arc<Template>>,
     /// Digest of everything above. A pin that allows a mass removal names it, and `apply` compares it with the daemon's.
     pub digest: String,
 }
@@ -70,6 +73,7 @@ impl Spec {
             volumes: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             discovery: None,
+            templates: BTreeMap::new(),
             digest: "empty".to_owned(),
         }
     }

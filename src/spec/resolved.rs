@@ -21,6 +21,11 @@ pub fn resolved(spec: &Spec) -> Value {
     if let Some(discovery) = &spec.discovery {
         resolved["discovery"] = value(discovery);
     }
+    // A spec without templates keeps the digest that it has always had.
+    if !spec.templates.is_empty() {
+        let templates = spec.templates.iter().map(|(name, template)| (name.clone(), value(&**template)));
+        resolved["templates"] = Value::Object(templates.collect());
+    }
     resolved
 }
 

@@ -43,11 +43,6 @@ fn reference(table: &'static Table, definitions: &mut BTreeMap<String, Value>) -
                 let description = format!("Known to Compose, not supported by reeve: {}.", key.doc);
                 properties.insert(key.name.to_owned(), json!({ "not": {}, "description": description }));
             }
-            Standing::Later => {
-                let value = json!({ "not": {}, "description": format!("{}: in a later version of reeve.", key.doc) });
-                properties.insert(format!("x-{}", key.name), value.clone());
-                properties.insert(key.name.to_owned(), value);
-            }
         }
     }
     let mut definition = json!({

@@ -217,10 +217,6 @@ fn mapping(node: &mut Node, name: &str, table: &'static Table, report: &mut Repo
                 // Kept, so that a reader can tell "missing" from "given in a way that was refused".
                 kept.push(entry);
             }
-            Standing::Later => {
-                let message = format!("`{}` comes in a later version of reeve", key.name);
-                report.error_help(&entry.key_place, message, "take it out of the spec for now");
-            }
         }
     }
     *entries = kept;

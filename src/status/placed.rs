@@ -14,6 +14,7 @@ use crate::spec::Spec;
 pub(super) struct Placed {
     pub services: BTreeMap<String, Vec<WaitingStatus>>,
     pub upstreams: BTreeMap<String, Vec<WaitingStatus>>,
+    pub templates: BTreeMap<String, Vec<WaitingStatus>>,
     pub rest: Vec<WaitingStatus>,
 }
 
@@ -48,6 +49,10 @@ impl Placed {
             self.upstreams.entry(name.clone()).or_default().push(status);
             return;
         }
+        if let ObjectKey::Template(name) = object {
+            self.templates.entry(name.clone()).or_default().push(status);
+            return;
+        }
         match service_of(spec, observed, object) {
             Some(service) => self.services.entry(service).or_default().push(status),
             None => self.rest.push(status),
@@ -67,7 +72,8 @@ pub(crate) fn service_of(spec: &Spec, observed: &Observed, object: &ObjectKey) -
         | ObjectKey::Image(_)
         | ObjectKey::Nginx
         | ObjectKey::Directory
-        | ObjectKey::Discovery => None,
+        | ObjectKey::Discovery
+        | ObjectKey::Template(_) => None,
     }
 }
 

@@ -76,6 +76,24 @@ impl Status {
             text.push('\n');
             add(&mut text, &discovered, style);
         }
+        if !self.templates.is_empty() {
+            let mut templates = table(width, &["TEMPLATE", "DESTINATION", "STATE", "ASKS FOR", "WAITING"]);
+            for template in &self.templates {
+                let failed = template.failed.iter().filter(|_| template.waiting.is_empty());
+                let line = |text: &String| text.lines().next().unwrap_or_default().to_owned();
+                let failed = failed.map(|failed| format!("failed: {}", line(failed)));
+                let waiting = reasons(&template.waiting, now);
+                templates.add_row([
+                    template.name.clone(),
+                    template.destination.clone(),
+                    template.state().to_owned(),
+                    template.dependencies.len().to_string(),
+                    failed.chain((!waiting.is_empty()).then_some(waiting)).collect::<Vec<_>>().join("; "),
+                ]);
+            }
+            text.push('\n');
+            add(&mut text, &templates, style);
+        }
 
         if let Some(consul) = &self.consul {
             let leader = consul.leader.as_deref().unwrap_or("none: no election is won");
@@ -127,8 +145,11 @@ impl Status {
             put(&mut text, format_args!("\n{} {steps} {verb} to be done; `reeve plan` shows what.\n", self.steps));
         }
         let waits = |waiting: &Vec<WaitingStatus>| !waiting.is_empty();
-        if self.services.iter().any(|one| waits(&one.waiting)) || self.upstreams.iter().any(|one| waits(&one.waiting)) {
-            text.push_str("\n`reeve explain NAME` tells more of a service or an upstream that waits.\n");
+        if self.services.iter().any(|one| waits(&one.waiting))
+            || self.upstreams.iter().any(|one| waits(&one.waiting))
+            || self.templates.iter().any(|one| waits(&one.waiting))
+        {
+            text.push_str("\n`reeve explain NAME` tells more of a service, an upstream or a template that waits.\n");
         }
         for advice in &self.advice {
             put(&mut text, format_args!("\nAdvice: {advice}\n"));

@@ -200,6 +200,7 @@ pub(crate) fn observed() -> Observed {
         }),
         directory: View::Known(Directory::default()),
         host: Host::default(),
+        templates: Default::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod tamper;
+pub mod templates;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -94,6 +95,7 @@ pub fn empty_world() -> Observed {
         }),
         directory: View::Known(Directory::default()),
         host: Host { addresses: [IpAddr::from([127, 0, 0, 1])].into(), default_route: None, name: "host1".to_owned() },
+        templates: Default::default(),
     }
 }
 
@@ -107,6 +109,7 @@ pub fn look(world: &mut Observed, spec: &Spec, owner: &Owner, now: Timestamp) {
         }
     }
     ask(world, &interest, now);
+    templates::look(world, spec, now);
 }
 
 /// Answers to the queries of the interest, and to no others: from what is registered in memory.
@@ -251,6 +254,8 @@ pub fn converge(world: &mut Observed, spec: &Spec, context: &Context<'_>, now: &
         }
         settle(world, spec, *now);
         peers.follow(world);
+        templates::forget_services(world);
+        templates::look(world, spec, *now);
         waves.push(wave);
     }
     panic!("no end after 500 waves; the last one: {:#?}", waves.last());

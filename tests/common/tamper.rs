@@ -5,9 +5,45 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
-    CheckSeen, CheckStatus, Container, ContainerState, Discovered, Health, Loaded, Maintenance, NginxProcess, Observed,
-    PublishedPort, Refused, RefusedNew, Rejection, Stage, Stranger, StrangerRegistration, Trouble, View,
+    CheckSeen, CheckStatus, Container, ContainerState, Destination, Discovered, FileSeen, Health, Loaded, Maintenance,
+    NginxProcess, Observed, PublishedPort, Refused, RefusedNew, Rejection, Stage, Stranger, StrangerRegistration,
+    TemplateFailure, TemplateRecord, TemplateStage, Trouble, View,
 };
+
+use super::templates;
+
+/// What happens to a destination, or to what was noted of it.
+fn template(world: &mut Observed, name: &str, words: &[&str]) {
+    let seen = world.templates.seen.get_mut(name).and_then(View::known_mut).expect("a template");
+    let record = || seen.record.as_deref().expect("it was written").clone();
+    match words {
+        ["gone"] => seen.destination = Destination::Missing,
+        ["edited", mode, words @ ..] => {
+            let text = format!("{}\n", words.join(" "));
+            seen.destination = Destination::File(FileSeen {
+                digest: reeve::template::digest(text.as_bytes()),
+                text: Some(text.into()),
+                mode: u32::from_str_radix(mode, 8).expect("a mode"),
+                user: 0,
+                group: 0,
+            });
+        }
+        ["folder"] => seen.destination = Destination::Other("a folder".to_owned()),
+        ["pending"] => seen.record = Some(Arc::new(TemplateRecord { pending: true, ..record() })),
+        ["mounted"] => seen.mounted = Some("/srv/app.conf of a file system of type ext4".to_owned()),
+        ["leads", path] => seen.real = (*path).into(),
+        ["refused", reason @ ..] => {
+            let text = match &seen.destination {
+                Destination::File(file) => file.digest.clone(),
+                Destination::Missing | Destination::Other(_) => String::new(),
+            };
+            let (stage, since) = (TemplateStage::Command, record().changed_at);
+            let failed = Some(TemplateFailure { stage, text, since, reason: reason.join(" ") });
+            seen.record = Some(Arc::new(TemplateRecord { failed, pending: true, ..record() }));
+        }
+        other => panic!("nobody knows how to do {other:?} to a template"),
+    }
+}
 
 /// Does what the lines say; `#` begins a comment.
 pub fn apply(world: &mut Observed, text: &str, now: Timestamp) {
@@ -56,6 +92,12 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             nginx.loaded = reeve::observed::Loaded::Nothing;
             nginx.loaded_since = now;
         }
+        ["key", path, value] => templates::key(world, path, Some(value), now),
+        ["key-gone", path] => templates::key(world, path, None, now),
+        ["instances", service, left] => {
+            templates::instances(world, service, left.parse().expect("a number"), now);
+        }
+        ["template", name, words @ ..] => template(world, name, words),
         ["no-leader"] => world.consul.known_mut().expect("Consul is known").leader = None,
         ["image-missing", image] => {
             world.docker.known_mut().expect("Docker is known").images.remove(*image);

@@ -55,6 +55,7 @@ impl Judge<'_> {
             Action::Consul(action) => self.consul(state, action),
             Action::Nginx(action) => self.nginx(state, action),
             Action::Directory(action) => self.directory(state, action),
+            Action::Template(_) => Ok(()),
         }
     }
 

@@ -139,6 +139,8 @@ impl State {
                 System::Consul => seen.consul = View::Unknown { reason: reason(), since },
                 System::Nginx => seen.nginx = View::Unknown { reason: reason(), since },
                 System::Directory => seen.directory = View::Unknown { reason: reason(), since },
+                // The scenarios have none.
+                System::Templates => {}
             }
         }
         Cow::Owned(seen)
@@ -153,7 +155,7 @@ impl State {
             System::Docker => self.older.docker = Some(Arc::new(self.world.docker.clone())),
             System::Consul => self.older.consul = Some(Arc::new(self.world.consul.clone())),
             System::Nginx => self.older.nginx = Some(Arc::new(self.world.nginx.clone())),
-            System::Directory => {}
+            System::Directory | System::Templates => {}
         }
     }
 

@@ -42,15 +42,23 @@ pub(super) struct Request<'a> {
     pub query: Vec<(&'a str, String)>,
     pub body: Option<serde_json::Value>,
     pub limit: Duration,
+    /// 404 is an answer: `null`.
+    pub or_null: bool,
 }
 
 impl<'a> Request<'a> {
     pub fn get(path: &'a [&'a str], limit: Duration) -> Self {
-        Self { method: Method::GET, path, query: Vec::new(), body: None, limit }
+        Self { method: Method::GET, path, query: Vec::new(), body: None, limit, or_null: false }
     }
 
     pub fn put(path: &'a [&'a str], limit: Duration) -> Self {
         Self { method: Method::PUT, ..Self::get(path, limit) }
+    }
+
+    /// What does not exist is `null`, and no failure: it can be waited for.
+    pub fn or_null(mut self) -> Self {
+        self.or_null = true;
+        self
     }
 
     pub fn query(mut self, name: &'a str, value: impl Into<String>) -> Self {
@@ -263,6 +271,7 @@ impl Client {
         if !request.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&request.query);
         }
+        let or_null = request.or_null;
         let mut builder = self.http.request(request.method, url);
         if let Some(body) = &request.body {
             builder = builder.json(body);
@@ -273,6 +282,9 @@ impl Client {
         let body = response.bytes().await.map_err(lost)?;
         if status == StatusCode::OK {
             return Ok(Raw { headers, body: body.to_vec() });
+        }
+        if status == StatusCode::NOT_FOUND && or_null {
+            return Ok(Raw { headers, body: b"null".to_vec() });
         }
         let body = String::from_utf8_lossy(&body).trim().chars().take(LONGEST_BODY_IN_A_MESSAGE).collect();
         Err(Failure { request: title.to_owned(), kind: FailureKind::Status { status: status.as_u16(), body } })

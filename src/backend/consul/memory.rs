@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::answers::AnswerMemory;
 use crate::backend::flapping::Flapping;
 use crate::observed::{Catalog, Instance, View};
 use crate::spec::upstream::CatalogQuery;
@@ -17,6 +18,7 @@ const REST_AFTER_TIME_OUT: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Memory {
+    pub answers: AnswerMemory,
     queries: BTreeMap<CatalogQuery, Past>,
     unsynced: BTreeMap<String, Timestamp>,
     failing: BTreeMap<String, Timestamp>,

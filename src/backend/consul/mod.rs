@@ -3,6 +3,7 @@
 //! - `http`: address, TLS, token, limits, failures in words
 //! - `wire`: Consul's JSON, and the way to `observed`'s words
 //! - `view`: one look at the agent and the catalog
+//! - `answers`: what templates ask for
 //! - `memory`: since when something is so, between two looks
 //! - `execute`: what an action does
 //! - `watch`: blocking queries that wake the loop
@@ -12,6 +13,7 @@
 //! reads the record that it is about. reeve never deregisters a node, and never sends `replace-existing-checks`, which
 //! lifts maintenance.
 
+mod answers;
 mod execute;
 #[cfg(test)]
 mod fake;
@@ -26,6 +28,7 @@ mod wire;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use crate::observed::Dependency;
 use crate::settings::ConsulSettings;
 use crate::spec::Owner;
 use crate::world::ViewError;
@@ -40,6 +43,8 @@ pub struct Consul {
     memory: Arc<Mutex<memory::Memory>>,
     /// Names of the Consul services under which ours are registered, from the last view: the watches follow them.
     own_names: tokio::sync::watch::Sender<BTreeSet<String>>,
+    /// What templates asked for in the last view: the watches follow it, too.
+    asked: tokio::sync::watch::Sender<BTreeSet<Dependency>>,
 }
 
 impl Consul {
@@ -53,6 +58,7 @@ impl Consul {
             owner: Arc::new(owner),
             memory: Arc::default(),
             own_names: tokio::sync::watch::Sender::default(),
+            asked: tokio::sync::watch::Sender::default(),
         })
     }
 

@@ -3,12 +3,14 @@
 //! One query for each service and datacenter that an upstream or a registration of ours names (whatever tag and filter:
 //! the service's index is the same for all), each on its own connection for up to a minute. Beyond `WATCHES` services,
 //! those of the local datacenter are watched by two queries on the whole catalog, which wake more often than needed, and
-//! those of other datacenters by the full pass alone.
+//! those of other datacenters by the full pass alone. What templates ask for is watched the same way: keys, nodes and
+//! lists have queries of their own, and beyond `WATCHES` one on all keys and one on all nodes stand for them.
 //!
 //! A first answer always wakes: something may have changed between the last look and the start of the watch.
 
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -18,7 +20,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use super::Consul;
 use super::http::{Answer, Client, Failure, Request};
 use super::wire::{self, Check, Entry};
-use crate::observed::Interest;
+use crate::observed::{Dependency, Interest};
 use crate::world::{Wake, WakeSource};
 
 /// Connections that the watches may hold. Two controllers and everybody's own tools must fit into the agent's 200.
@@ -34,6 +36,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const AT_ONCE: Duration = Duration::from_millis(50);
 /// A query on the whole catalog is answered at every change of any service.
 const WHOLE_CATALOG_PAUSE: Duration = Duration::from_secs(1);
+/// A list is answered at every change of any of its members, whether or not it tells of that.
+const LIST_PAUSE: Duration = Duration::from_millis(100);
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// The leader is asked for so often while there is none, and so often while there is one.
@@ -52,6 +56,54 @@ enum Key {
     AnyService,
     /// Checks that do not pass.
     AnyCheck,
+    /// Names of services, with their tags.
+    Services {
+        datacenter: Option<String>,
+    },
+    Nodes {
+        datacenter: Option<String>,
+    },
+    Node {
+        name: String,
+        datacenter: Option<String>,
+    },
+    /// One key, or every key that begins so.
+    Keys {
+        path: String,
+        recurse: bool,
+        datacenter: Option<String>,
+    },
+    /// Any key of the local datacenter, by the index alone.
+    AnyPair,
+    /// Any node of the local datacenter.
+    AnyNode,
+}
+
+impl Key {
+    fn local(&self) -> bool {
+        match self {
+            Self::Service { datacenter, .. }
+            | Self::Services { datacenter }
+            | Self::Nodes { datacenter }
+            | Self::Node { datacenter, .. }
+            | Self::Keys { datacenter, .. } => datacenter.is_none(),
+            Self::AnyService | Self::AnyCheck | Self::AnyPair | Self::AnyNode => true,
+        }
+    }
+
+    /// What is watched for what a template asks for; nothing for what only a full pass sees.
+    fn of(dependency: &Dependency) -> Option<Self> {
+        Some(match dependency.clone() {
+            Dependency::Service { name, datacenter, .. } => Self::Service { name, datacenter },
+            Dependency::Services { datacenter } => Self::Services { datacenter },
+            Dependency::Nodes { datacenter, .. } => Self::Nodes { datacenter },
+            Dependency::Node { name: Some(name), datacenter } => Self::Node { name, datacenter },
+            Dependency::Node { name: None, datacenter } => Self::Services { datacenter },
+            Dependency::Key { path, datacenter } => Self::Keys { path, recurse: false, datacenter },
+            Dependency::Keys { prefix, datacenter } => Self::Keys { path: prefix, recurse: true, datacenter },
+            Dependency::Datacenters | Dependency::Environment(_) | Dependency::File(_) => return None,
+        })
+    }
 }
 
 impl Consul {
@@ -67,11 +119,12 @@ impl Consul {
 
     async fn watch_services(&self, mut interest: Receiver<Interest>, wake: impl Fn() + Clone + Send + 'static) {
         let mut own = self.own_names.subscribe();
+        let mut asked = self.asked.subscribe();
         let mut tasks = JoinSet::new();
         let mut running: BTreeMap<Key, AbortHandle> = BTreeMap::new();
         let mut keys_of: BTreeMap<Id, Key> = BTreeMap::new();
         loop {
-            let wanted = keys(&interest.borrow_and_update(), &own.borrow_and_update());
+            let wanted = keys(&interest.borrow_and_update(), &own.borrow_and_update(), &asked.borrow_and_update());
             running.retain(|key, task| {
                 let keep = wanted.contains(key);
                 if !keep {
@@ -89,8 +142,9 @@ impl Consul {
             // Every arm is cancel-safe: `changed` and `join_next` lose nothing when they are dropped.
             tokio::select! {
                 changed = interest.changed() => if changed.is_err() { return },
-                // Its sender lives in `self`.
+                // Their senders live in `self`.
                 _ = own.changed() => {}
+                _ = asked.changed() => {}
                 Some(ended) = tasks.join_next_with_id() => {
                     let id = match ended {
                         Ok((id, ())) => id,
@@ -127,30 +181,46 @@ impl Consul {
     }
 }
 
-fn keys(interest: &Interest, own: &BTreeSet<String>) -> BTreeSet<Key> {
-    let services: BTreeSet<Key> = interest
+/// What can stand for many, and what it stands for.
+type StandIn = (fn(&Key) -> bool, &'static [Key]);
+
+fn keys(interest: &Interest, own: &BTreeSet<String>, asked: &BTreeSet<Dependency>) -> BTreeSet<Key> {
+    let mut keys: BTreeSet<Key> = interest
         .catalog
         .iter()
         .map(|query| Key::Service { name: query.service.clone(), datacenter: query.datacenter.clone() })
         .chain(own.iter().map(|name| Key::Service { name: name.clone(), datacenter: None }))
+        .chain(asked.iter().filter_map(Key::of))
         .collect();
-    if services.len() <= WATCHES {
-        services
-    } else {
-        let (local, remote): (BTreeSet<_>, BTreeSet<_>) =
-            services.into_iter().partition(|key| matches!(key, Key::Service { datacenter: None, .. }));
-        let mut keys: BTreeSet<Key> = remote.into_iter().take(WATCHES - 2).collect();
-        if !local.is_empty() {
-            keys.extend([Key::AnyService, Key::AnyCheck]);
+    // What can stand for many of the local datacenter, the most numerous first.
+    let many: [StandIn; 3] = [
+        (|key| matches!(key, Key::Service { .. }), &[Key::AnyService, Key::AnyCheck]),
+        (|key| matches!(key, Key::Keys { .. }), &[Key::AnyPair]),
+        (|key| matches!(key, Key::Node { .. }), &[Key::AnyNode, Key::AnyService]),
+    ];
+    for (stands_for, instead) in many {
+        if keys.len() <= WATCHES {
+            return keys;
         }
-        keys
+        let before = keys.len();
+        keys.retain(|key| !(key.local() && stands_for(key)));
+        if keys.len() < before {
+            keys.extend(instead.iter().cloned());
+        }
     }
+    if keys.len() > WATCHES {
+        let (local, remote): (BTreeSet<_>, BTreeSet<_>) = keys.into_iter().partition(Key::local);
+        let free = WATCHES.saturating_sub(local.len());
+        keys = local.into_iter().chain(remote.into_iter().take(free)).collect();
+    }
+    keys
 }
 
 async fn watch_one(client: Client, key: Key, wake: impl Fn()) {
     let pause = match key {
-        Key::Service { .. } => PAUSE,
-        Key::AnyService | Key::AnyCheck => WHOLE_CATALOG_PAUSE,
+        Key::Service { .. } | Key::Keys { .. } => PAUSE,
+        Key::Services { .. } | Key::Nodes { .. } | Key::Node { .. } => LIST_PAUSE,
+        Key::AnyService | Key::AnyCheck | Key::AnyPair | Key::AnyNode => WHOLE_CATALOG_PAUSE,
     };
     let mut index = 0;
     let mut facts = None;
@@ -189,6 +259,7 @@ async fn watch_one(client: Client, key: Key, wake: impl Fn()) {
 /// One blocking query: the next index, and a digest of the facts that matter.
 async fn facts_of(client: &Client, key: &Key, index: u64, wait: Duration) -> Result<(u64, u64), Failure> {
     let limit = wait + wait / 16 + SLACK;
+    let ask_for = Ask { index, wait, limit };
     match key {
         Key::Service { name, datacenter } => {
             let path = ["v1", "health", "service", name];
@@ -210,7 +281,54 @@ async fn facts_of(client: &Client, key: &Key, index: u64, wait: Duration) -> Res
             let answer: Answer<Vec<Check>> = ask(client, request, index, wait).await?;
             Ok((answer.index, wire::facts_of_checks(&answer.value)))
         }
+        Key::Services { datacenter } => {
+            digest_of(client, &["v1", "catalog", "services"], &[], datacenter, ask_for).await
+        }
+        Key::Nodes { datacenter } => digest_of(client, &["v1", "catalog", "nodes"], &[], datacenter, ask_for).await,
+        Key::AnyNode => digest_of(client, &["v1", "catalog", "nodes"], &[], &None, ask_for).await,
+        Key::Node { name, datacenter } => {
+            digest_of(client, &["v1", "catalog", "node", name], &[], datacenter, ask_for).await
+        }
+        Key::Keys { path, recurse, datacenter } => {
+            let parts: Vec<&str> = ["v1", "kv"].into_iter().chain(path.split('/')).collect();
+            let query: &[(&str, &str)] = if *recurse { &[("recurse", "true")] } else { &[] };
+            digest_of(client, &parts, query, datacenter, ask_for).await
+        }
+        Key::AnyPair => {
+            // The top level alone; the index is that of all keys.
+            let query = [("keys", "true"), ("separator", "/")];
+            let (index, _) = digest_of(client, &["v1", "kv", ""], &query, &None, ask_for).await?;
+            Ok((index, index))
+        }
     }
+}
+
+#[derive(Clone, Copy)]
+struct Ask {
+    index: u64,
+    wait: Duration,
+    limit: Duration,
+}
+
+/// The next index, and a digest of the whole answer; what does not exist can be waited for.
+async fn digest_of(
+    client: &Client,
+    path: &[&str],
+    query: &[(&str, &str)],
+    datacenter: &Option<String>,
+    Ask { index, wait, limit }: Ask,
+) -> Result<(u64, u64), Failure> {
+    let mut request = Request::get(path, limit).or_null();
+    for (name, value) in query {
+        request = request.query(name, *value);
+    }
+    if let Some(datacenter) = datacenter {
+        request = request.query("dc", datacenter.clone());
+    }
+    let answer: Answer<serde_json::Value> = ask(client, request, index, wait).await?;
+    let mut hasher = DefaultHasher::new();
+    answer.value.to_string().hash(&mut hasher);
+    Ok((answer.index, hasher.finish()))
 }
 
 async fn ask<T: serde::de::DeserializeOwned>(
@@ -247,6 +365,7 @@ mod tests {
             listens: BTreeSet::new(),
             tls_files: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            templates: BTreeMap::new(),
         }
     }
 
@@ -263,7 +382,7 @@ mod tests {
     fn queries_of_one_service_and_its_registration_share_one_watch() {
         let interest =
             interest([query("web", Some("v1"), None), query("web", None, None), query("web", None, Some("b"))]);
-        let keys = keys(&interest, &BTreeSet::from(["web".to_owned()]));
+        let keys = keys(&interest, &BTreeSet::from(["web".to_owned()]), &BTreeSet::new());
         assert_eq!(keys.len(), 2, "{keys:?}");
     }
 
@@ -271,8 +390,30 @@ mod tests {
     fn however_many_services_the_connections_are_bounded() {
         let many =
             (0..100).flat_map(|n| [query(&format!("s{n}"), None, None), query(&format!("s{n}"), None, Some("b"))]);
-        let keys = keys(&interest(many), &BTreeSet::new());
+        let keys = keys(&interest(many), &BTreeSet::new(), &BTreeSet::new());
         assert!(keys.len() <= WATCHES, "{}", keys.len());
         assert!(keys.contains(&Key::AnyService) && keys.contains(&Key::AnyCheck));
+    }
+
+    #[test]
+    fn however_much_templates_ask_for_the_connections_are_bounded_and_nothing_local_is_missed() {
+        let service = |n: usize| Dependency::Service {
+            name: format!("s{n}"),
+            tag: None,
+            datacenter: None,
+            near: None,
+            statuses: BTreeSet::new(),
+        };
+        let key = |n: usize| Dependency::Key { path: format!("k{n}"), datacenter: None };
+        let node = |n: usize| Dependency::Node { name: Some(format!("n{n}")), datacenter: None };
+        let none = interest([]);
+        let few: BTreeSet<Dependency> = (0..10).flat_map(|n| [service(n), key(n)]).collect();
+        assert_eq!(keys(&none, &BTreeSet::new(), &few).len(), 20);
+        let services: BTreeSet<Dependency> = (0..1000).map(service).collect();
+        let watched = keys(&none, &BTreeSet::new(), &services);
+        assert_eq!(watched, BTreeSet::from([Key::AnyService, Key::AnyCheck]));
+        let all: BTreeSet<Dependency> = (0..1000).flat_map(|n| [service(n), key(n), node(n)]).collect();
+        let watched = keys(&none, &BTreeSet::new(), &all);
+        assert_eq!(watched, BTreeSet::from([Key::AnyService, Key::AnyCheck, Key::AnyPair, Key::AnyNode]));
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn health_check(id: &str) -> String {
     format!("{id}:health")
 }
 
-fn nullable<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn nullable<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Default + Deserialize<'de>,
     D: Deserializer<'de>,
@@ -231,6 +231,8 @@ impl Check {
 pub(super) struct CatalogNode {
     pub node: String,
     pub address: String,
+    #[serde(deserialize_with = "nullable")]
+    pub meta: BTreeMap<String, String>,
 }
 
 /// What the catalog knows of one node; `null` for one that it does not know.
@@ -288,7 +290,7 @@ impl Entry {
     /// What a watch compares. A check's output is left out: it may hold the time of day, and change with each run.
     fn facts(&self, hasher: &mut DefaultHasher) {
         let service = &self.service;
-        (&self.node.node, &self.node.address).hash(hasher);
+        (&self.node.node, &self.node.address, &self.node.meta).hash(hasher);
         (&service.id, &service.service, &service.address, service.port).hash(hasher);
         (&service.tags, &service.meta, service.weights.passing, service.weights.warning).hash(hasher);
         let mut checks: Vec<_> =

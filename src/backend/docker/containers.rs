@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bollard::models::{EndpointSettings, NetworkConnectRequest, NetworkDisconnectRequest};
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptions, CreateContainerOptions, RemoveContainerOptions, StartContainerOptions,
-    StopContainerOptions, UploadToContainerOptions,
+    ContainerArchiveInfoOptions, CreateContainerOptions, KillContainerOptions, RemoveContainerOptions,
+    StartContainerOptions, StopContainerOptions, UploadToContainerOptions,
 };
 
 use super::connection::Connection;
@@ -236,6 +236,21 @@ impl Executor<'_> {
         let call = async |connection: Arc<Connection>| connection.client.stop_container(id, Some(options)).await;
         match self.link.call(limit, call).await {
             Err(fault) if fault.not_found() => Ok(()),
+            result => result.map_err(|fault| fault.action(&what)),
+        }
+    }
+
+    pub(super) async fn signal_container(&self, id: &str, name: &str, signal: &str) -> Result<(), ActionError> {
+        let what = format!("send {signal} to container {name}");
+        match self.inspect_ours(&what, id).await? {
+            Some(found) if found.state.running => {}
+            Some(_) | None => return Ok(()),
+        }
+        let options = KillContainerOptions { signal: format!("SIG{signal}") };
+        let call = async |connection: Arc<Connection>| connection.client.kill_container(id, Some(options)).await;
+        match self.link.call(WRITE_LIMIT, call).await {
+            Err(fault) if fault.not_found() => Ok(()),
+            Err(Fault::Refused { message, .. }) if message.contains("is not running") => Ok(()),
             result => result.map_err(|fault| fault.action(&what)),
         }
     }

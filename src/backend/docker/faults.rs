@@ -25,6 +25,7 @@ fn interest() -> Interest {
         listens: BTreeSet::new(),
         tls_files: BTreeMap::new(),
         adopted: BTreeMap::new(),
+        templates: BTreeMap::new(),
     }
 }
 

@@ -108,6 +108,14 @@ impl Docker {
         executor.execute(action).await
     }
 
+    /// Sends a signal (`HUP`) to one of our containers. One that is gone, or does not run, needs none: success.
+    pub async fn signal(&self, id: &str, name: &str, signal: &str) -> Result<(), ActionError> {
+        let Inner { link, owner, mark, config, memory } = &*self.inner;
+        let adopted = memory.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone();
+        let executor = execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted };
+        executor.signal_container(id, name, signal).await
+    }
+
     /// Wakes on every change that concerns us or could, and after every new connection to the engine's events. Never
     /// returns.
     pub async fn watch(&self, wake: Wake) {

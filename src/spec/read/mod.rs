@@ -12,6 +12,7 @@ mod networks;
 pub(super) mod ports;
 mod register;
 mod service;
+mod templates;
 mod upstreams;
 pub(crate) mod words;
 
@@ -21,6 +22,7 @@ use std::path::{Component, Path, PathBuf};
 use super::container::Port;
 use super::diagnostic::Report;
 use super::names;
+use super::template::Template;
 use super::tree::{Node, Place};
 use super::units;
 use super::upstream::Upstream;
@@ -109,6 +111,7 @@ pub struct Draft {
     pub volumes: BTreeMap<String, Volume>,
     pub upstreams: BTreeMap<String, DraftedUpstream>,
     pub discovery: Option<Discovery>,
+    pub templates: BTreeMap<String, Template>,
 }
 
 /// A service with the places that later messages point at.
@@ -191,6 +194,7 @@ pub fn spec(root: &Node, context: &mut Context<'_>) -> Draft {
         }
     }
     draft.discovery = root.get("discovery").and_then(|entry| discovery::read(&entry.value, context));
+    templates::read(root, &mut draft, context);
     draft
 }
 

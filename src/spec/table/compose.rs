@@ -2,7 +2,8 @@
 
 use super::container::SERVICE;
 use super::own::{DISCOVERY, UPSTREAM};
-use super::{Kind, Table, key, later, own, unsupported};
+use super::template::TEMPLATE;
+use super::{Kind, Table, key, own, unsupported};
 
 pub static SPEC: Table = Table::new(
     "a spec",
@@ -16,7 +17,11 @@ pub static SPEC: Table = Table::new(
         key("configs", Kind::MapOf(&Kind::Mapping(&CONFIG)), "Files that services can mount read-only."),
         key("secrets", Kind::MapOf(&Kind::Mapping(&SECRET)), "Secret files that services can mount read-only."),
         own("upstreams", Kind::MapOf(&Kind::Mapping(&UPSTREAM)), "What nginx routes to, by name."),
-        later("templates", "Free templates"),
+        own(
+            "templates",
+            Kind::MapOf(&Kind::Mapping(&TEMPLATE)),
+            "Files that are rendered from Consul's data, by name.",
+        ),
         own("discovery", Kind::Mapping(&DISCOVERY), "Registers containers that reeve did not make."),
         unsupported("include", "list the files one after the other: `-f a.yaml -f b.yaml`, or `spec:` in reeve.yaml"),
         unsupported("models", "run the model as a service of its own"),

@@ -6,6 +6,7 @@
 mod compose;
 mod container;
 mod own;
+mod template;
 
 pub use compose::SPEC;
 #[cfg(test)]
@@ -42,8 +43,6 @@ pub enum Standing {
     Unsupported,
     /// reeve's; may be written with `x-` before it.
     Own,
-    /// reeve's, of a later version.
-    Later,
 }
 
 /// What a value must look like.
@@ -124,7 +123,7 @@ impl Table {
     /// The key of this name. `x-upstreams` finds `upstreams`.
     pub fn key(&self, name: &str) -> Option<&'static Key> {
         let own = |key: &&Key| {
-            matches!(key.standing, Standing::Own | Standing::Later) && name.strip_prefix("x-") == Some(key.name)
+            key.standing == Standing::Own && name.strip_prefix("x-") == Some(key.name)
         };
         self.keys.iter().find(|key| key.name == name).or_else(|| self.keys.iter().find(own))
     }
@@ -145,10 +144,6 @@ const fn own(name: &'static str, kind: Kind, doc: &'static str) -> Key {
 
 const fn unsupported(name: &'static str, instead: &'static str) -> Key {
     Key { name, kind: Kind::Any, doc: instead, standing: Standing::Unsupported }
-}
-
-const fn later(name: &'static str, doc: &'static str) -> Key {
-    Key { name, kind: Kind::Any, doc, standing: Standing::Later }
 }
 
 #[cfg(test)]

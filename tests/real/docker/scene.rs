@@ -72,6 +72,7 @@ impl Scene {
             listens: BTreeSet::new(),
             tls_files: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            templates: BTreeMap::new(),
         };
         Self { docker: Docker::new(&settings, owner.clone()), owner, interest }
     }

@@ -123,6 +123,7 @@ impl Site {
             listens: self.listens.clone(),
             tls_files: self.tls_files.clone(),
             adopted: BTreeMap::new(),
+            templates: BTreeMap::new(),
         }
     }
 

@@ -275,7 +275,8 @@ fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
 
 /// All that waits, as `object: reason`.
 pub fn all_waiting(status: &Value) -> Vec<String> {
-    let places = list(status, "services").chain(list(status, "upstreams")).chain([status]);
+    let places = list(status, "services").chain(list(status, "upstreams"));
+    let places = places.chain(list(status, "templates")).chain([status]);
     let waiting = places.flat_map(|place| list(place, "waiting"));
     let text = |one: &Value, key: &str| one[key].as_str().unwrap_or_default().to_owned();
     waiting.map(|one| format!("{}: {}", text(one, "object"), text(one, "reason"))).collect()

@@ -37,6 +37,7 @@ fn interest(queries: impl IntoIterator<Item = CatalogQuery>) -> Interest {
         listens: BTreeSet::new(),
         tls_files: BTreeMap::new(),
         adopted: BTreeMap::new(),
+        templates: BTreeMap::new(),
     }
 }
 

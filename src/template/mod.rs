@@ -1,0 +1,250 @@
+//! Free templates: a text with the data of Consul in it. Pure.
+//!
+//! Owns the language that templates speak: minijinja, with functions and filters that carry consul-template's names and
+//! meaning. Running a template is how its dependencies are found: it records what it asked for, and what of that was not
+//! known yet. nginx's own language is `crate::render`'s; nothing here knows files, Consul or the clock.
+
+mod collections;
+mod filters;
+mod functions;
+mod printf;
+mod query;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Value, ValueKind};
+use minijinja::{AutoEscape, Environment, ErrorKind, Output, UndefinedBehavior};
+use sha2::{Digest, Sha256};
+
+use crate::observed::{Answers, Dependency, View};
+use crate::spec::Template;
+use crate::spec::container::hex;
+use crate::spec::suggest::did_you_mean;
+use crate::spec::template::Delimiters;
+use shared::Shared;
+
+/// Raised when the same template and the same data begin to render another text.
+const LANGUAGE: &str = "reeve:v1:template";
+/// Steps of a rendering, whatever it renders: used up by one that does not end within a second or two.
+const FUEL: u64 = 5_000_000;
+/// And for each entry of each answer on top of it.
+const FUEL_ENTRY: u64 = 2_000;
+/// The longest text that a template may render, in bytes.
+pub const LONGEST_OUTPUT: usize = 16 << 20;
+
+/// What a template did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Everything that it asked for.
+    pub asked: BTreeSet<Dependency>,
+    /// What of that has no answer yet. Not empty: the text is an error, and says so.
+    pub missing: BTreeSet<Dependency>,
+    /// The text, or why there is none: with the template's name and line.
+    pub text: Result<String, String>,
+}
+
+/// Runs a template. `at`: what `timestamp()` is.
+pub fn run(template: &Template, answers: &Arc<Answers>, at: Timestamp) -> Run {
+    let strict = Arc::new(Shared::new(template, answers.clone(), at, false));
+    let text = attempt(template, &strict);
+    let (mut asked, mut missing) = strict.take();
+    let unknown = |one: &Dependency| matches!(answers.get(one), Some(View::Unknown { .. }));
+    if missing.is_empty() && !asked.iter().any(unknown) {
+        return Run { asked, missing, text };
+    }
+    // Strictness would end it at the first thing that is not known: what else it asks for is found without.
+    let lenient = Arc::new(Shared::new(template, answers.clone(), at, true));
+    drop(attempt(template, &lenient));
+    let (more, more_missing) = lenient.take();
+    asked.extend(more);
+    missing.extend(more_missing);
+    let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    let text = if names.is_empty() { text } else { Err(format!("no answer yet to {}", names.join(", "))) };
+    Run { asked, missing, text }
+}
+
+/// Whether the text is a template at all.
+///
+/// # Errors
+/// Why not, with its name and line.
+pub fn check(template: &Template) -> Result<(), String> {
+    let shared = Arc::new(Shared::new(template, Arc::default(), Timestamp::UNIX_EPOCH, false));
+    environment(template, &shared)?;
+    Ok(())
+}
+
+/// Whether these delimiters can be told apart.
+///
+/// # Errors
+/// Why not.
+pub fn syntax(delimiters: &Delimiters) -> Result<SyntaxConfig, String> {
+    let mut builder = SyntaxConfig::builder();
+    let Delimiters { block, variable, comment } = delimiters;
+    builder.block_delimiters(block.0.clone(), block.1.clone());
+    builder.variable_delimiters(variable.0.clone(), variable.1.clone());
+    builder.comment_delimiters(comment.0.clone(), comment.1.clone());
+    // As Go's templates: what stands in the text stays in it.
+    builder.keep_trailing_newline(true);
+    builder.build().map_err(|error| error.detail().map_or_else(|| error.to_string(), str::to_owned))
+}
+
+/// Digest of the template and of the data that it asked for. `asked`: from a run on the same answers.
+pub fn inputs(template: &Template, asked: &BTreeSet<Dependency>, answers: &Answers) -> String {
+    let mut sha = Sha256::new();
+    let mut add = |part: &str| {
+        sha.update(part.len().to_le_bytes());
+        sha.update(part.as_bytes());
+    };
+    let Delimiters { block, variable, comment } = &template.delimiters;
+    for part in [LANGUAGE, &template.text, &block.0, &block.1, &variable.0, &variable.1, &comment.0, &comment.1] {
+        add(part);
+    }
+    add(if template.error_on_missing { "strict" } else { "empty" });
+    for dependency in asked {
+        add(&dependency.to_string());
+        match answers.get(dependency) {
+            Some(View::Known(answer)) => add(&answer.data.to_string()),
+            Some(View::Unknown { .. }) | None => add("unknown"),
+        }
+    }
+    hex(&sha.finalize())
+}
+
+/// Digest of a rendered text, as [`crate::observed::FileSeen::digest`].
+pub fn digest(text: &[u8]) -> String {
+    hex(&Sha256::digest(text))
+}
+
+fn environment(template: &Template, shared: &Arc<Shared>) -> Result<Environment<'static>, String> {
+    let mut environment = Environment::new();
+    environment.set_syntax(syntax(&template.delimiters)?);
+    let behaviour = if shared.lenient { UndefinedBehavior::Chainable } else { UndefinedBehavior::Strict };
+    environment.set_undefined_behavior(behaviour);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    let lenient = shared.lenient;
+    environment.set_formatter(move |out, _, value| write_value(out, value, lenient));
+    let entries: usize = shared.answers.values().filter_map(View::known).map(|answer| answer.entries.len()).sum();
+    let entries = u64::try_from(entries).unwrap_or(u64::MAX);
+    environment.set_fuel(Some(FUEL.saturating_add(FUEL_ENTRY.saturating_mul(entries))));
+    // With it, errors carry the values of variables, secrets among them.
+    environment.set_debug(false);
+    functions::add(&mut environment, shared);
+    filters::add(&mut environment, shared);
+    environment
+        .add_template_owned(template.origin.clone(), template.text.to_string())
+        .map_err(|error| explained(&error, template, &environment_names()))?;
+    Ok(environment)
+}
+
+fn attempt(template: &Template, shared: &Arc<Shared>) -> Result<String, String> {
+    let environment = environment(template, shared)?;
+    let explain = |error: &minijinja::Error| explained(error, template, &environment_names());
+    let compiled = environment.get_template(&template.origin).map_err(|error| explain(&error))?;
+    let mut output = Limited { bytes: Vec::new(), over: false };
+    let result = compiled.render_captured_to((), &mut output).map(drop);
+    if output.over {
+        let limit = LONGEST_OUTPUT >> 20;
+        return Err(format!(
+            "{}: it renders more than {limit} MiB: does a loop go over the wrong list?",
+            template.origin
+        ));
+    }
+    result.map_err(|error| explain(&error))?;
+    String::from_utf8(output.bytes).map_err(|_| format!("{}: it renders something that is not UTF-8", template.origin))
+}
+
+/// As Go prints it: `true`, not `True`.
+fn write_value(out: &mut Output<'_>, value: &Value, lenient: bool) -> Result<(), minijinja::Error> {
+    let written = match (value.kind(), value.as_str()) {
+        (ValueKind::Undefined, _) if lenient => Ok(()),
+        (ValueKind::Undefined, _) => return Err(ErrorKind::UndefinedError.into()),
+        (_, Some(text)) => out.write_str(text),
+        _ => out.write_str(&shared::text(value)),
+    };
+    written.map_err(|error| minijinja::Error::new(ErrorKind::WriteFailure, "no room").with_source(error))
+}
+
+/// Refuses what is too long, instead of filling the memory.
+struct Limited {
+    bytes: Vec<u8>,
+    over: bool,
+}
+
+impl Write for Limited {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + part.len() > LONGEST_OUTPUT {
+            self.over = true;
+            return Err(io::Error::other("too long"));
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn environment_names() -> Vec<&'static str> {
+    functions::NAMES.iter().chain(filters::NAMES).copied().collect()
+}
+
+/// Name, line, what is wrong, what was meant, and the line itself: never a value, which may be a secret.
+fn explained(error: &minijinja::Error, template: &Template, names: &[&'static str]) -> String {
+    let place = error.line().map_or_else(|| template.origin.clone(), |line| format!("{}:{line}", template.origin));
+    let own = shared::own(error);
+    let detail = error.detail().unwrap_or_default();
+    let mut reason = match (own, error.kind()) {
+        (Some(own), _) => own,
+        (None, ErrorKind::OutOfFuel) => "it does not end: it has used up all steps that it may take".to_owned(),
+        (None, ErrorKind::TemplateNotFound | ErrorKind::BadInclude) => {
+            "include, import and extends have no other template to use; file(\"path\") reads a file".to_owned()
+        }
+        (None, ErrorKind::UndefinedError) => {
+            "undefined value; `| default(…)` and `is defined` tell what to do without".to_owned()
+        }
+        (None, kind @ (ErrorKind::UnknownFilter | ErrorKind::UnknownFunction | ErrorKind::UnknownTest)) => {
+            let word =
+                detail.strip_suffix(" is unknown").and_then(|words| words.rsplit(' ').next()).unwrap_or_default();
+            let meant = did_you_mean(word, names.iter().copied()).map(|help| format!("; {help}")).unwrap_or_default();
+            let reason = if detail.is_empty() { kind.to_string() } else { detail.to_owned() };
+            match counterpart(word) {
+                Some(instead) => format!("`{word}` has no counterpart here: {instead}"),
+                None => format!("{reason}{meant}"),
+            }
+        }
+        (None, kind @ (ErrorKind::SyntaxError | ErrorKind::InvalidDelimiter | ErrorKind::UnknownMethod)) => {
+            if detail.is_empty() { kind.to_string() } else { format!("{kind}: {detail}") }
+        }
+        (None, kind) => kind.to_string(),
+    };
+    let line = error.line().and_then(|line| template.text.lines().nth(line.checked_sub(1)?));
+    if let Some(line) = line {
+        reason.push_str("\n    ");
+        reason.extend(line.trim().chars().take(160));
+    }
+    format!("{place}: {reason}")
+}
+
+/// Functions of consul-template that have none here, and what to do.
+fn counterpart(name: &str) -> Option<&'static str> {
+    match name {
+        "md5sum" => Some("use sha256_hex"),
+        "execute_template" | "executeTemplate" => Some("use a macro"),
+        "plugin" => Some("no program is run while a template is rendered; make a file of its output and use file()"),
+        "write_to_file" | "writeToFile" => Some("each file is a template of its own"),
+        "secret" | "secrets" | "pki_cert" | "pkiCert" => Some("Vault is not asked; use file() or env()"),
+        "connect" | "ca_leaf" | "caLeaf" | "ca_roots" | "caRoots" => Some("Consul Connect is not asked"),
+        "scratch" => Some("use `{% set %}` and namespace()"),
+        name if name.starts_with("sprig_") => Some("sprig's functions are not there; minijinja's filters may do"),
+        _ => None,
+    }
+}
