@@ -165,7 +165,7 @@ impl Writer {
                 continue;
             };
             match key.standing {
-                Standing::Supported | Standing::Own | Standing::Later => self.entry(entry, &key.kind, at),
+                Standing::Supported | Standing::Own => self.entry(entry, &key.kind, at),
                 Standing::Unsupported => {
                     let message = format!("`{}` is known to Compose, but reeve does not support it", key.name);
                     self.disable(entry, message, key.doc, at);

@@ -50,9 +50,11 @@ fn run_named(site: &Site, name: &str, more: &[&str]) -> String {
     run(site, name, &[&["--label", &label, "--publish", "80"], more].concat())
 }
 
+/// Docker may choose another port for IPv6.
 fn host_port(container: &str) -> u16 {
-    let port =
-        docker(&["inspect", "--format", "{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}", container]);
+    let each = "{{range (index .NetworkSettings.Ports \"80/tcp\")}}{{.HostIp}}:{{.HostPort}} {{end}}";
+    let all = docker(&["inspect", "--format", each, container]);
+    let port = all.split(' ').find_map(|one| one.strip_prefix("0.0.0.0:")).unwrap_or_else(|| panic!("{all}"));
     port.parse().expect("a port")
 }
 

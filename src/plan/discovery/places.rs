@@ -3,7 +3,7 @@
 //! Never a pair that nobody answers at: a host port goes with an address of the host, a container port with the container's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::Surroundings;
 use super::attributes::named_ports;
@@ -112,16 +112,19 @@ fn advertised(
     })
 }
 
-/// The best of the host ports on which it is published: of every address, then of one, then of this host alone.
+/// The best of the host ports on which it is published: of every address, then of one, then of this host alone. Docker may
+/// choose another port for `[::]` than for `0.0.0.0` (seen), so the one of the advertised address's family counts.
 fn host_place(
     surroundings: &Surroundings<'_, '_>,
     published: &[PublishedPort],
     networks: &BTreeMap<String, NetworkEndpoint>,
     (port, protocol): (u16, Protocol),
 ) -> Result<(String, u16), String> {
+    let advertised = advertised(surroundings, networks);
+    let v6 = advertised.as_ref().is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok());
     let rank = |one: &&PublishedPort| match one.host_ip {
         None => (0, one.host),
-        Some(address) if address.is_unspecified() => (0, one.host),
+        Some(address) if address.is_unspecified() => (if address.is_ipv6() == v6 { 0 } else { 4 }, one.host),
         Some(IpAddr::V4(address)) if !address.is_loopback() => (1, one.host),
         Some(IpAddr::V6(address)) if !address.is_loopback() => (2, one.host),
         Some(_) => (3, one.host),
@@ -135,8 +138,13 @@ fn host_place(
     }
     let address = match best.host_ip.filter(|address| !address.is_unspecified()) {
         Some(address) => address.to_string(),
-        None => advertised(surroundings, networks)?,
+        None => advertised?,
     };
+    if let Some(only) = best.host_ip.filter(|only| only.is_unspecified() && only.is_ipv6() != v6) {
+        return Err(format!(
+            "{port}/{protocol} is published on {only} alone, and this host is advertised as {address}: nobody would answer"
+        ));
+    }
     Ok((address, best.host))
 }
 

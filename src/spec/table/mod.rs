@@ -122,9 +122,7 @@ impl Table {
 
     /// The key of this name. `x-upstreams` finds `upstreams`.
     pub fn key(&self, name: &str) -> Option<&'static Key> {
-        let own = |key: &&Key| {
-            key.standing == Standing::Own && name.strip_prefix("x-") == Some(key.name)
-        };
+        let own = |key: &&Key| key.standing == Standing::Own && name.strip_prefix("x-") == Some(key.name);
         self.keys.iter().find(|key| key.name == name).or_else(|| self.keys.iter().find(own))
     }
 
