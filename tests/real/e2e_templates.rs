@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::agent::Api;
+use crate::support::docker::docker;
 use crate::support::program::Daemon;
 use crate::support::{Site, check, eventually, within};
 
@@ -332,4 +333,41 @@ fn a_thousand_services_need_few_connections_and_no_change_is_missed() {
     assert!(most <= 100, "{most} sockets");
     eprintln!("{most} sockets at most");
     daemon.lives();
+}
+
+#[test]
+fn a_signal_goes_to_the_running_containers_of_a_service_and_to_no_others() {
+    let site = site("tplsig", "");
+    let api = site.agent.api();
+    set(api, "a", 1);
+    let signal = "signal: { signal: HUP, service: web }";
+    let services =
+        "  web: { image: localhost/reeve-web:1, deploy: { replicas: 2 } }\n  other: { image: localhost/reeve-web:1 }\n";
+    let templates = spec(&site, &[("app.conf", "a {{ key('a') }}", signal)]);
+    site.apply(&format!("{templates}services:\n{services}"));
+    let signalled = |since: &str| {
+        let now = docker(&["info", "--format", "{{.SystemTime}}"]);
+        let label = format!("label=reeve.owner={}", site.owner());
+        let events = docker(&[
+            "events",
+            "--since",
+            since,
+            "--until",
+            &now,
+            "--filter",
+            "event=kill",
+            "--filter",
+            &label,
+            "--format",
+            "{{.Actor.Attributes.signal}} {{index .Actor.Attributes \"reeve.service\"}}",
+        ]);
+        let mut lines: Vec<String> = events.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let before = docker(&["info", "--format", "{{.SystemTime}}"]);
+    set(api, "a", 2);
+    site.reeve(APPLY).success();
+    assert_eq!(signalled(&before), ["1 web", "1 web"], "HUP to both replicas");
+    holds(&path(&site, "app.conf"), "a 2").expect("the file is in place");
 }
