@@ -17,6 +17,7 @@ mod e2e_explain;
 mod e2e_faults_consul;
 mod e2e_faults_docker;
 mod e2e_faults_nginx;
+mod e2e_import;
 mod e2e_isolation;
 mod e2e_load;
 mod e2e_rollout;
