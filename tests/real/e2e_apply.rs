@@ -161,7 +161,7 @@ fn render_prints_what_is_then_loaded() {
     assert!(rendered.contains(&format!("server {server};")), "{rendered}");
     let all = site.reeve(&["render"]).success().stdout;
     assert!(all.contains(&format!("listen {};", site.listen())), "{all}");
-    site.reeve(&["render", "sight"]).exits(1).says("no upstream sight; it has: site");
+    site.reeve(&["render", "sight"]).exits(1).says("no upstream and no template sight; upstreams: site");
 }
 
 #[test]
