@@ -3,6 +3,8 @@
 //! It serves the preview of later waves in `plan`, and the tests' in-memory world; the tests on real servers check it. It
 //! knows nothing of what is wanted.
 
+mod consul;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -10,16 +12,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::observed::{
-    CheckSeen, CheckStatus, Consul, Container, ContainerState, Destination, Directory, Docker, FileSeen, Generation,
-    GenerationId, Health, ImageSeen, Instance, ListenState, Loaded, Maintenance, NetworkEndpoint, NetworkSeen, Nginx,
-    NginxProcess, Observed, Pin, Probe, PublishedPort, Registration, TemplateRecord, TemplateSeen, Templates, View,
-    VolumeSeen,
+    CheckSeen, CheckStatus, Container, ContainerState, Destination, Directory, Docker, FileSeen, Generation,
+    GenerationId, Health, ImageSeen, ListenState, Loaded, NetworkEndpoint, NetworkSeen, Nginx, NginxProcess, Observed,
+    Pin, Probe, PublishedPort, TemplateRecord, TemplateSeen, Templates, View, VolumeSeen,
 };
-use crate::plan::action::{
-    Action, ConsulAction, DirectoryAction, DockerAction, NewContainer, NewRegistration, NginxAction, TemplateAction,
-};
+use crate::plan::action::{Action, DirectoryAction, DockerAction, NewContainer, NginxAction, TemplateAction};
 use crate::plan::canonical;
 use crate::spec::Owner;
+use consul::all_pass;
 
 /// Addresses of this block (`0.0.0.0/8`, which no host can have) stand for those that Docker will choose.
 pub fn is_placeholder(address: IpAddr) -> bool {
@@ -413,164 +413,6 @@ fn following(address: IpAddr) -> IpAddr {
         IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4) + 1)),
         IpAddr::V6(_) => address,
     }
-}
-
-impl Consul {
-    fn after(&mut self, action: &ConsulAction, owner: &Owner, now: Timestamp) {
-        match action {
-            ConsulAction::Register(new) => self.register(new, owner),
-            ConsulAction::Adopt(new) => {
-                self.strangers.remove(&new.id);
-                self.register(new, owner);
-            }
-            ConsulAction::RemoveUnmarked { id } => {
-                self.strangers.remove(id);
-                for catalog in self.catalog.values_mut().filter_map(|view| view.known_mut()) {
-                    catalog.instances.retain(|instance| instance.id != *id);
-                }
-            }
-            ConsulAction::Drain { id, reason } => {
-                if let Some(registration) = self.registrations.get_mut(id)
-                    && registration.maintenance == Maintenance::Off
-                {
-                    registration.maintenance = Maintenance::Draining { reason: reason.clone() };
-                    registration.drain_start = None;
-                    self.in_catalog(id, now, |instance| instance.maintenance = true);
-                }
-            }
-            ConsulAction::LiftDrain { id } => {
-                if let Some(registration) = self.registrations.get_mut(id)
-                    && !matches!(registration.maintenance, Maintenance::Operator { .. })
-                {
-                    registration.maintenance = Maintenance::Off;
-                    registration.drain_start = None;
-                    self.in_catalog(id, now, |instance| instance.maintenance = false);
-                }
-            }
-            ConsulAction::StartDrainClock { id, at } => {
-                if let Some(registration) = self.registrations.get_mut(id)
-                    && matches!(registration.maintenance, Maintenance::Draining { .. })
-                {
-                    // A repetition does not push the end back.
-                    registration.drain_start.get_or_insert(*at);
-                }
-            }
-            ConsulAction::StopDrainClock { id } => {
-                if let Some(registration) = self.registrations.get_mut(id) {
-                    registration.drain_start = None;
-                }
-            }
-            ConsulAction::Deregister { id } => {
-                self.registrations.remove(id);
-                for catalog in self.catalog.values_mut().filter_map(|view| view.known_mut()) {
-                    let before = catalog.instances.len();
-                    catalog.instances.retain(|instance| instance.id != *id);
-                    if catalog.instances.len() < before {
-                        catalog.shrunk_at = now;
-                    }
-                }
-            }
-            ConsulAction::SetHealth { id, status, output } => {
-                let Some(registration) = self.registrations.get_mut(id) else { return };
-                let check = registration.checks.entry(format!("{id}:health"));
-                let seen = CheckSeen { status: *status, output: output.clone() };
-                *check.or_insert_with(|| seen.clone()) = seen.clone();
-                let passing = all_pass(registration);
-                let doubtful = !passing && registration.checks.values().all(doubtful_or_passing);
-                self.in_catalog(id, now, |instance| (instance.passing, instance.doubtful) = (passing, doubtful));
-            }
-            ConsulAction::RemoveCheck { check } => {
-                for registration in self.registrations.values_mut() {
-                    registration.checks.remove(check);
-                }
-            }
-        }
-    }
-
-    fn register(&mut self, new: &NewRegistration, owner: &Owner) {
-        let old = self.registrations.remove(&new.id);
-        let maintenance = old.as_ref().map_or(Maintenance::Off, |old| old.maintenance.clone());
-        let declared = format!("{}:declared", new.id);
-        let mut wanted: Vec<String> = Vec::new();
-        if new.check.is_some() {
-            wanted.push(declared.clone());
-        }
-        if new.health {
-            wanted.push(format!("{}:health", new.id));
-        }
-        // A check that stays keeps its state.
-        let checks = wanted
-            .into_iter()
-            .map(|id| {
-                let kept = old.as_ref().and_then(|old| old.checks.get(&id)).cloned();
-                let initial =
-                    new.check.as_ref().filter(|_| id == declared).map_or(CheckStatus::Passing, |one| one.initial);
-                let seen = kept.unwrap_or(CheckSeen { status: initial, output: String::new() });
-                (id, seen)
-            })
-            .collect();
-        let registration = Registration {
-            id: new.id.clone(),
-            name: new.name.clone(),
-            address: new.address.clone(),
-            port: new.port,
-            tags: new.tags.clone(),
-            meta: new.meta.clone(),
-            service: new.service.clone(),
-            slot: new.slot,
-            container: new.container.clone(),
-            check_digest: new.check.as_ref().map(|check| check.digest.clone()),
-            drain_start: new.drain_start,
-            maintenance: maintenance.clone(),
-            checks,
-        };
-        let passing = all_pass(&registration);
-        let doubtful = !passing && registration.checks.values().all(doubtful_or_passing);
-        self.registrations.insert(new.id.clone(), registration);
-        for (query, view) in &mut self.catalog {
-            let Some(catalog) = view.known_mut() else { continue };
-            catalog.instances.retain(|instance| instance.id != new.id);
-            let selected = query.service == new.name
-                && query.tag.as_ref().is_none_or(|tag| new.tags.contains(tag))
-                && query.datacenter.as_ref().is_none_or(|datacenter| *datacenter == self.agent.datacenter);
-            // A filter expression is Consul's; the model takes it as matching.
-            if selected {
-                catalog.instances.push(Instance {
-                    id: new.id.clone(),
-                    node: self.agent.node.clone(),
-                    address: new.address.clone(),
-                    port: new.port,
-                    passing,
-                    doubtful,
-                    maintenance: maintenance != Maintenance::Off,
-                    weight: 1,
-                    owner: Some(owner.to_string()),
-                    container: Some(new.container.clone()),
-                    trouble: None,
-                });
-            }
-        }
-    }
-
-    fn in_catalog(&mut self, id: &str, now: Timestamp, change: impl Fn(&mut Instance)) {
-        for catalog in self.catalog.values_mut().filter_map(|view| view.known_mut()) {
-            let count = |instances: &[Instance]| instances.iter().filter(|i| i.passing && !i.maintenance).count();
-            let before = count(&catalog.instances);
-            catalog.instances.iter_mut().filter(|instance| instance.id == *id).for_each(&change);
-            if count(&catalog.instances) < before {
-                catalog.shrunk_at = now;
-            }
-        }
-    }
-}
-
-fn all_pass(registration: &Registration) -> bool {
-    registration.checks.values().all(|check| check.status == CheckStatus::Passing)
-}
-
-/// A check that has not run says nothing.
-fn doubtful_or_passing(check: &CheckSeen) -> bool {
-    check.status == CheckStatus::Passing || check.output.is_empty()
 }
 
 impl Nginx {
