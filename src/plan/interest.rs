@@ -8,20 +8,31 @@ use crate::spec::container::{MountSource, Secret};
 use crate::spec::{Owner, Register, Service, Spec};
 
 impl Interest {
-    pub fn of(spec: &Spec, owner: &Owner) -> Self {
-        let mut interest = Self {
-            owner: owner.clone(),
-            networks: spec.networks.keys().cloned().collect(),
-            volumes: spec.volumes.keys().cloned().collect(),
+    /// What is the owner's, and no more.
+    pub fn nothing(owner: Owner) -> Self {
+        Self {
+            owner,
+            networks: BTreeSet::new(),
+            volumes: BTreeSet::new(),
             images: BTreeSet::new(),
             catalog: BTreeSet::new(),
-            discovery: spec.discovery.is_some(),
+            discovery: false,
             probes: BTreeMap::new(),
             listens: BTreeSet::new(),
             secrets: BTreeMap::new(),
             tls_files: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            templates: BTreeMap::new(),
+        }
+    }
+
+    pub fn of(spec: &Spec, owner: &Owner) -> Self {
+        let mut interest = Self {
+            networks: spec.networks.keys().cloned().collect(),
+            volumes: spec.volumes.keys().cloned().collect(),
+            discovery: spec.discovery.is_some(),
             templates: spec.templates.clone(),
+            ..Self::nothing(owner.clone())
         };
         for service in spec.services.values() {
             interest.add(service);

@@ -11,8 +11,8 @@ use super::shared::{Got, Shared, data as value, problem};
 use super::{printf, query};
 use crate::observed::Dependency;
 
-/// For "did you mean".
-pub(super) const NAMES: &[&str] = &[
+/// For "did you mean", and for the importer, whose variables must not hide them.
+pub(crate) const NAMES: &[&str] = &[
     "service",
     "services",
     "nodes",

@@ -31,6 +31,9 @@ use crate::spec::suggest::did_you_mean;
 use crate::spec::template::Delimiters;
 use shared::Shared;
 
+/// Names of the functions that templates have, beside minijinja's own.
+pub(crate) use functions::NAMES as FUNCTIONS;
+
 /// Raised when the same template and the same data begin to render another text.
 const LANGUAGE: &str = "reeve:v1:template";
 /// Steps of a rendering, whatever it renders: used up by one that does not end within a second or two.

@@ -52,20 +52,7 @@ fn query() -> CatalogQuery {
 }
 
 fn interest() -> Interest {
-    Interest {
-        owner: owner("shop"),
-        networks: BTreeSet::new(),
-        volumes: BTreeSet::new(),
-        images: BTreeSet::new(),
-        catalog: BTreeSet::from([query()]),
-        discovery: false,
-        probes: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        listens: BTreeSet::new(),
-        tls_files: BTreeMap::new(),
-        adopted: BTreeMap::new(),
-        templates: BTreeMap::new(),
-    }
+    Interest { catalog: BTreeSet::from([query()]), ..Interest::nothing(owner("shop")) }
 }
 
 fn check(kind: CheckKind, port: u16) -> WantedCheck {

@@ -354,18 +354,8 @@ mod tests {
 
     fn interest(queries: impl IntoIterator<Item = CatalogQuery>) -> Interest {
         Interest {
-            owner: Owner { project: "shop".to_owned(), node: "n1".to_owned() },
-            networks: BTreeSet::new(),
-            volumes: BTreeSet::new(),
-            images: BTreeSet::new(),
             catalog: queries.into_iter().collect(),
-            discovery: false,
-            probes: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            listens: BTreeSet::new(),
-            tls_files: BTreeMap::new(),
-            adopted: BTreeMap::new(),
-            templates: BTreeMap::new(),
+            ..Interest::nothing(Owner { project: "shop".to_owned(), node: "n1".to_owned() })
         }
     }
 

@@ -1,6 +1,5 @@
 //! What the backend does when the engine misbehaves.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,20 +12,7 @@ use crate::spec::Owner;
 use crate::world::{ActionError, Wake};
 
 fn interest() -> Interest {
-    Interest {
-        owner: Owner { project: "shop".to_owned(), node: "edge-1".to_owned() },
-        networks: BTreeSet::new(),
-        volumes: BTreeSet::new(),
-        images: BTreeSet::new(),
-        catalog: BTreeSet::new(),
-        discovery: false,
-        probes: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        listens: BTreeSet::new(),
-        tls_files: BTreeMap::new(),
-        adopted: BTreeMap::new(),
-        templates: BTreeMap::new(),
-    }
+    Interest::nothing(Owner { project: "shop".to_owned(), node: "edge-1".to_owned() })
 }
 
 /// An entry of the list, ours.

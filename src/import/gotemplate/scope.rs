@@ -8,34 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::code::{Code, Level, Shape, reserved};
 use super::parse::{Branch, Otherwise, Pipeline, Statement};
+use crate::template::FUNCTIONS;
 
-/// Names that functions of reeve's templates have: a variable of the same name would hide the function.
-const FUNCTIONS: [&str; 24] = [
-    "service",
-    "services",
-    "nodes",
-    "node",
-    "key",
-    "key_or_default",
-    "key_exists",
-    "ls",
-    "tree",
-    "safe_ls",
-    "safe_tree",
-    "datacenters",
-    "env",
-    "file",
-    "timestamp",
-    "loop_range",
-    "printf",
-    "range",
-    "dict",
-    "namespace",
-    "debug",
-    "no_counterpart",
-    "caller",
-    "dot",
-];
+/// Names of functions that minijinja has by itself, or that the translation uses: with those of reeve's templates, a
+/// variable of the same name would hide the function.
+const MORE_FUNCTIONS: [&str; 7] = ["range", "dict", "namespace", "debug", "no_counterpart", "caller", "dot"];
+
+fn function(name: &str) -> bool {
+    FUNCTIONS.contains(&name) || MORE_FUNCTIONS.contains(&name)
+}
 
 #[derive(Debug)]
 struct Variable {
@@ -72,7 +53,7 @@ impl Scope {
             Some(first) if !first.is_ascii_digit() => wanted,
             _ => format!("_{wanted}"),
         };
-        let base = match reserved(&wanted) || FUNCTIONS.contains(&wanted.as_str()) {
+        let base = match reserved(&wanted) || function(&wanted) {
             true => format!("{wanted}_"),
             false => wanted,
         };

@@ -60,20 +60,7 @@ impl Scene {
         let project = format!("dt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let owner = Owner { project, node: "test".to_owned() };
         let settings = DockerSettings { host: host(), cert_path: None, config: None };
-        let interest = Interest {
-            owner: owner.clone(),
-            networks: BTreeSet::new(),
-            volumes: BTreeSet::new(),
-            images: BTreeSet::from([IMAGE.to_owned()]),
-            catalog: BTreeSet::new(),
-            discovery: false,
-            probes: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            listens: BTreeSet::new(),
-            tls_files: BTreeMap::new(),
-            adopted: BTreeMap::new(),
-            templates: BTreeMap::new(),
-        };
+        let interest = Interest { images: BTreeSet::from([IMAGE.to_owned()]), ..Interest::nothing(owner.clone()) };
         Self { docker: Docker::new(&settings, owner.clone()), owner, interest }
     }
 

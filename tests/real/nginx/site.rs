@@ -112,18 +112,9 @@ impl Site {
 
     pub fn interest(&self) -> Interest {
         Interest {
-            owner: self.owner.clone(),
-            networks: BTreeSet::new(),
-            volumes: BTreeSet::new(),
-            images: BTreeSet::new(),
-            catalog: BTreeSet::new(),
-            discovery: false,
-            probes: BTreeMap::new(),
-            secrets: BTreeMap::new(),
             listens: self.listens.clone(),
             tls_files: self.tls_files.clone(),
-            adopted: BTreeMap::new(),
-            templates: BTreeMap::new(),
+            ..Interest::nothing(self.owner.clone())
         }
     }
 

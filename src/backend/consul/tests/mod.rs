@@ -4,7 +4,7 @@ mod actions;
 mod view;
 mod watches;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,20 +25,7 @@ fn query(service: &str) -> CatalogQuery {
 }
 
 fn interest(queries: impl IntoIterator<Item = CatalogQuery>) -> Interest {
-    Interest {
-        owner: owner(),
-        networks: BTreeSet::new(),
-        volumes: BTreeSet::new(),
-        images: BTreeSet::new(),
-        catalog: queries.into_iter().collect(),
-        discovery: false,
-        probes: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        listens: BTreeSet::new(),
-        tls_files: BTreeMap::new(),
-        adopted: BTreeMap::new(),
-        templates: BTreeMap::new(),
-    }
+    Interest { catalog: queries.into_iter().collect(), ..Interest::nothing(owner()) }
 }
 
 /// Spawned, so that it is also seen to be `Send`.
