@@ -194,8 +194,8 @@ async fn a_name_that_our_older_container_holds_is_a_conflict() {
 #[tokio::test]
 async fn a_taken_host_port_names_the_port_and_its_holder() {
     let scene = Scene::new();
-    let held = TcpListener::bind("0.0.0.0:0").expect("binds");
-    let port = held.local_addr().expect("bound").port();
+    let port = free_port();
+    let held = TcpListener::bind(("0.0.0.0", port)).expect("binds");
     let published = |port| ContainerConfig {
         ports: vec![tcp(80, Published::Range { first: port, last: port })],
         ..ContainerConfig::default()

@@ -53,7 +53,7 @@ fn a_plan_says_what_would_be_done_and_does_nothing() {
 #[test]
 fn a_plan_while_a_replica_starts_foresees_what_follows() {
     let site = Site::new("starts");
-    let spec = Shop::new(&site, 1).to_string().replace("interval: 1s, timeout: 2s", "interval: 8s, timeout: 2s");
+    let spec = Shop::new(&site, 1).to_string().replace("interval: 1s, timeout: 2s", "interval: 1m, timeout: 2s");
     site.write_spec(&spec);
     let mut begun = site.begin(&["apply"]);
     eventually("the container is started", || {

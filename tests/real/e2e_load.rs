@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::docker::docker;
-use crate::support::load::{DRAIN, Load};
+use crate::support::load::{DRAIN, Failure, Load};
 use crate::support::program::Daemon;
 use crate::support::shop::{WEB, WEB_2};
 use crate::support::{Shop, Site, check, eventually, http, nginx, within};
@@ -32,10 +32,10 @@ fn fixed(site: &Site, shop: Shop) -> Shop {
     Shop { ports: format!("{}-{}:80", site.ports.published(0), site.ports.published(last)), ..shop }
 }
 
-/// Everything is as the spec says, with so many replicas of this image.
-fn reached(site: &Site, daemon: &Daemon, image: &str, replicas: usize) -> Result<(), String> {
-    let containers = site.containers();
-    let current = containers.iter().filter(|one| one.service == "web" && one.image == image).count();
+/// Everything is as the spec says, with all replicas of this version.
+fn reached(site: &Site, daemon: &Daemon, shop: &Shop) -> Result<(), String> {
+    let (containers, replicas) = (site.containers(), shop.replicas as usize);
+    let current = containers.iter().filter(|one| one.service == "web" && one.image == shop.image).count();
     check(current == replicas && containers.len() == replicas, || format!("{containers:#?}"))?;
     daemon.converged()
 }
@@ -49,58 +49,82 @@ fn begun(load: &Load) {
     });
 }
 
+/// A shop that a daemon keeps, and a load on it that is under way.
+struct UnderLoad {
+    site: Site,
+    daemon: Daemon,
+    load: Load,
+}
+
+impl UnderLoad {
+    fn begin(site: Site, shop: &Shop) -> Self {
+        let daemon = site.run(shop);
+        let load = Load::start(site.listen());
+        begun(&load);
+        Self { site, daemon, load }
+    }
+
+    /// The spec is another one, and has come about.
+    #[track_caller]
+    fn becomes(&self, what: &str, shop: &Shop) {
+        self.site.write_spec(shop);
+        self.reaches(what, shop);
+    }
+
+    #[track_caller]
+    fn reaches(&self, what: &str, shop: &Shop) {
+        within(ROLLED, what, || reached(&self.site, &self.daemon, shop));
+    }
+
+    /// The load goes on for a while, and ends: no request but those that nobody could have saved has failed.
+    #[track_caller]
+    fn none_failed_but(mut self, scenario: &str, beyond_help: impl Fn(&Failure) -> bool) {
+        begun(&self.load);
+        self.load.end().none_failed_but(scenario, beyond_help);
+        self.daemon.lives();
+    }
+
+    #[track_caller]
+    fn none_failed(self, scenario: &str) {
+        self.none_failed_but(scenario, |_| false);
+    }
+}
+
 #[test]
 fn a_roll_start_first_loses_no_request() {
     let site = Site::new("loadroll");
     let shop = shop(&site, 4);
-    let mut daemon = site.run(&shop);
-    let load = Load::start(site.listen());
-    begun(&load);
-    site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop });
-    within(ROLLED, "all four are replaced", || reached(&site, &daemon, WEB_2, 4));
-    begun(&load);
-    load.end().none_failed("roll of 4, start-first");
-    daemon.lives();
+    let under = UnderLoad::begin(site, &shop);
+    under.becomes("all four are replaced", &Shop { image: WEB_2.to_owned(), ..shop });
+    under.none_failed("roll of 4, start-first");
 }
 
 #[test]
 fn a_roll_stop_first_on_a_fixed_range_loses_no_request() {
     let site = Site::new("loadfixed");
     let shop = fixed(&site, shop(&site, 4));
-    let mut daemon = site.run(&shop);
-    let load = Load::start(site.listen());
-    begun(&load);
-    site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop });
-    within(ROLLED, "all four are replaced", || reached(&site, &daemon, WEB_2, 4));
-    begun(&load);
-    load.end().none_failed("roll of 4, stop-first, fixed range");
-    daemon.lives();
+    let under = UnderLoad::begin(site, &shop);
+    under.becomes("all four are replaced", &Shop { image: WEB_2.to_owned(), ..shop });
+    under.none_failed("roll of 4, stop-first, fixed range");
 }
 
 #[test]
 fn scaling_down_and_up_loses_no_request() {
     let site = Site::new("loadscale");
     let four = fixed(&site, shop(&site, 4));
-    let mut daemon = site.run(&four);
-    let load = Load::start(site.listen());
-    begun(&load);
-    site.write_spec(&Shop { replicas: 1, ..four.clone() });
-    within(ROLLED, "one is left", || reached(&site, &daemon, WEB, 1));
-    begun(&load);
-    site.write_spec(&four);
-    within(ROLLED, "four are back", || reached(&site, &daemon, WEB, 4));
-    begun(&load);
-    load.end().none_failed("scale 4, 1, 4");
-    daemon.lives();
+    let under = UnderLoad::begin(site, &four);
+    under.becomes("one is left", &Shop { replicas: 1, ..four.clone() });
+    begun(&under.load);
+    under.becomes("four are back", &four);
+    under.none_failed("scale 4, 1, 4");
 }
 
 #[test]
 fn a_killed_replica_loses_only_what_it_was_answering() {
     let site = Site::new("loadkill");
     let shop = fixed(&site, shop(&site, 4));
-    let mut daemon = site.run(&shop);
-    let load = Load::start(site.listen());
-    begun(&load);
+    let under = UnderLoad::begin(site, &shop);
+    let site = &under.site;
     let victim = site.container("web", 2);
     let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &victim.id]).parse().expect("a pid");
     nginx::send(pid, Signal::KILL);
@@ -108,11 +132,9 @@ fn a_killed_replica_loses_only_what_it_was_answering() {
     within(ROLLED, "it runs again and serves", || {
         let again = site.container("web", 2);
         check(again.started_at != victim.started_at, || format!("{again:?}"))?;
-        reached(&site, &daemon, WEB, 4)
+        reached(site, &under.daemon, &shop)
     });
-    begun(&load);
-    load.end().none_failed_but("replica killed (its own requests aside)", |failure| failure.under_way(killed));
-    daemon.lives();
+    under.none_failed_but("replica killed (its own requests aside)", |failure| failure.under_way(killed));
 }
 
 #[test]
@@ -130,22 +152,18 @@ fn removing_one_of_two_services_loses_no_request() {
     let kept = shop.upstreams.clone();
     let own = site.ports.listen(1);
     shop.upstreams.push(("side".to_owned(), upstream("web", own).replace("listen", "tag: side, listen")));
-    let mut daemon = site.run(&shop);
-    assert_eq!((site.nginx.servers("site").len(), site.nginx.servers("side").len()), (4, 2));
-    let load = Load::start(site.listen());
-    begun(&load);
+    let under = UnderLoad::begin(site, &shop);
+    let routed = |upstream: &str| under.site.nginx.servers(upstream).len();
+    assert_eq!((routed("site"), routed("side")), (4, 2));
     // They are under way when their route is taken away.
     let last = [(); 6].map(|()| std::thread::spawn(move || http::post(own, "/?delay=4s")));
-    site.write_spec(&Shop { more_services: String::new(), upstreams: kept, ..shop });
-    within(ROLLED, "the other service is left", || reached(&site, &daemon, WEB, 2));
+    under.becomes("the other service is left", &Shop { more_services: String::new(), upstreams: kept, ..shop });
     for request in last {
         let answer = request.join().expect("no panic inside").expect("a whole answer");
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
     assert!(http::get(own, "/").is_err(), "its route is gone");
-    begun(&load);
-    load.end().none_failed("one of two services removed");
-    daemon.lives();
+    under.none_failed("one of two services removed");
 }
 
 #[test]
@@ -163,9 +181,8 @@ fn a_long_storm_of_changes_loses_no_request() {
 fn storm(name: &str, changes: u32, scenario: &str) {
     let site = Site::new(name);
     let mut shop = shop(&site, 4);
-    let mut daemon = site.run(&shop);
-    let load = Load::start(site.listen());
-    begun(&load);
+    let under = UnderLoad::begin(site, &shop);
+    let site = &under.site;
     for number in 0..changes {
         shop.image = [WEB, WEB_2, WEB_2][number as usize % 3].to_owned();
         shop.replicas = [4, 2, 3, 1, 4][number as usize % 5];
@@ -176,39 +193,33 @@ fn storm(name: &str, changes: u32, scenario: &str) {
         // The pace of the storm: nothing is waited for.
         std::thread::sleep(Duration::from_secs(1));
     }
-    let last = Shop { image: WEB_2.to_owned(), replicas: 4, ..shop };
-    site.write_spec(&last);
-    within(ROLLED, "it is calm again", || reached(&site, &daemon, WEB_2, 4));
-    begun(&load);
-    load.end().none_failed(scenario);
-    daemon.lives();
+    under.becomes("it is calm again", &Shop { image: WEB_2.to_owned(), replicas: 4, ..shop });
+    under.none_failed(scenario);
 }
 
 #[test]
 fn killed_in_the_middle_of_a_roll_it_goes_on_and_loses_no_request() {
     let site = Site::new("loadcrash");
     let shop = shop(&site, 4);
-    let daemon = site.run(&shop);
-    let load = Load::start(site.listen());
-    begun(&load);
-    site.write_spec(&Shop { image: WEB_2.to_owned(), ..shop });
+    let mut under = UnderLoad::begin(site, &shop);
+    let site = &under.site;
+    let rolled = Shop { image: WEB_2.to_owned(), ..shop };
+    site.write_spec(&rolled);
     let replaced = || site.containers().iter().filter(|one| one.image == WEB_2).count();
     let leaving = || site.containers().iter().filter(|one| one.image == WEB).count();
-    let mut daemon = Some(daemon);
-    let mut crash = |what: &str, holds: &dyn Fn() -> Result<(), String>| {
+    let crash = |daemon: Daemon, what: &str, holds: &dyn Fn() -> Result<(), String>| {
         within(ROLLED, what, holds);
-        let (code, _) = daemon.take().expect("it runs").end(Signal::KILL);
+        let (code, _) = daemon.end(Signal::KILL);
         assert_eq!(code, None, "it was killed");
-        daemon = Some(site.start(&[]));
+        site.start(&[])
     };
-    crash("the first new one is made", &|| check(replaced() >= 1, || "none".to_owned()));
-    crash("an old one is gone", &|| check(leaving() <= 3, || "none is gone".to_owned()));
-    crash("three new ones are made", &|| check(replaced() >= 3, || format!("{} are", replaced())));
-    let mut daemon = daemon.expect("it runs");
-    within(ROLLED, "all four are replaced", || reached(&site, &daemon, WEB_2, 4));
-    begun(&load);
-    load.end().none_failed("reeve killed three times in a roll of 4");
-    daemon.lives();
+    let daemon = under.daemon;
+    let daemon = crash(daemon, "the first new one is made", &|| check(replaced() >= 1, || "none".to_owned()));
+    let daemon = crash(daemon, "an old one is gone", &|| check(leaving() <= 3, || "none is gone".to_owned()));
+    let three = || check(replaced() >= 3, || format!("{} are", replaced()));
+    under.daemon = crash(daemon, "three new ones are made", &three);
+    under.reaches("all four are replaced", &rolled);
+    under.none_failed("reeve killed three times in a roll of 4");
 }
 
 /// The same load, the same servers, and what is done by hand or by Compose: stop, start, reload.

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::docker::docker;
+use crate::support::docker::{Container, docker};
+use crate::support::program::Daemon;
 use crate::support::shop::{WEB, WEB_2};
 use crate::support::traffic::Traffic;
 use crate::support::{Shop, Site, check, eventually, http};
@@ -78,13 +79,39 @@ fn roll_failed(status: &Value) -> Result<Value, String> {
         .ok_or_else(|| format!("{:?}", waiting.collect::<Vec<_>>()))
 }
 
+/// A shop of two whose version has served and is kept, the daemon that keeps it up, and its containers.
+fn kept(site: &Site, update: &str) -> (Updated, Daemon, Vec<Container>) {
+    let shop = shop(site, 2, update);
+    let daemon = site.run(&shop);
+    // What changes before its check has run has not served yet, and there is nothing to roll back to.
+    site.keeps("web");
+    (shop, daemon, site.containers())
+}
+
+/// Waits until the containers are those of before again, with the next version given up for them: why, as the daemon says.
+#[track_caller]
+fn is_rolled_back(site: &Site, daemon: &Daemon, before: &[Container]) -> String {
+    let failed = eventually("it is rolled back", || {
+        let containers = site.containers();
+        check(containers == before, || format!("{containers:?}"))?;
+        rolled_back_from(daemon)
+    });
+    failed.to_string()
+}
+
+/// What the daemon says of a version in whose place the one before is wanted.
+fn rolled_back_from(daemon: &Daemon) -> Result<Value, String> {
+    let failed = roll_failed(&daemon.status()?)?;
+    let says = failed["reason"].as_str().is_some_and(|reason| reason.contains("is wanted in its place"));
+    check(says, || failed.to_string())?;
+    Ok(failed)
+}
+
 #[test]
 fn a_bad_version_pauses_and_the_old_one_serves() {
     let site = Site::new("roll-pause");
     let shop = shop(&site, 2, "failure_action: pause");
-    site.write_spec(&shop);
-    let daemon = site.start(&[]);
-    eventually("the first version serves", || daemon.converged());
+    let daemon = site.run(&shop);
 
     let traffic = Traffic::start(site.listen());
     site.write_spec(&shop.bad());
@@ -138,14 +165,7 @@ fn a_paused_roll_out_goes_on_when_the_replica_gets_healthy() {
 #[test]
 fn a_bad_version_is_rolled_back_and_stays_so() {
     let site = Site::new("roll-back");
-    let shop = shop(&site, 2, "failure_action: rollback");
-    site.write_spec(&shop);
-    let daemon = site.start(&[]);
-    eventually("the first version serves", || daemon.converged());
-    // What changes before its check has run has not served yet, and there is nothing to roll back to.
-    site.keeps("web");
-    let before = site.containers();
-
+    let (shop, daemon, before) = kept(&site, "failure_action: rollback");
     let traffic = Traffic::start(site.listen());
     site.write_spec(&shop.bad());
     // Killed in the middle of it, and started anew: the same end.
@@ -159,9 +179,7 @@ fn a_bad_version_is_rolled_back_and_stays_so() {
     };
     eventually("the bad one is gone, and the others were never touched", rolled_back);
     traffic.all_were_answered();
-    let status = daemon.status().expect("it answers");
-    let still = roll_failed(&status).expect("it says so as long as it is so");
-    assert!(still["reason"].as_str().is_some_and(|reason| reason.contains("is wanted in its place")), "{still}");
+    let still = eventually("it says so as long as it is so", || rolled_back_from(&daemon));
     assert!(still["details"].to_string().contains("listening on"), "its log outlives it: {still}\n{failed}");
 
     // Never a loop: not with time, not after a restart.
@@ -191,20 +209,11 @@ fn a_bad_version_is_rolled_back_and_stays_so() {
 #[test]
 fn a_wrong_check_is_rolled_back_and_rolled_out_when_it_is_mended() {
     let site = Site::new("roll-check");
-    let shop = shop(&site, 2, "failure_action: rollback");
-    site.apply(&shop);
-    site.keeps("web");
-    let before = site.containers();
+    let (shop, daemon, before) = kept(&site, "failure_action: rollback");
     let mut wrong = shop.good();
     wrong.check = "/health/fail".to_owned();
     site.write_spec(&wrong);
-    let daemon = site.start(&[]);
-    eventually("it is rolled back", || {
-        let failed = roll_failed(&daemon.status()?)?;
-        let reason = failed["reason"].as_str().unwrap_or_default();
-        check(reason.contains("is wanted in its place") && site.containers() == before, || reason.to_owned())
-    });
-    let reason = roll_failed(&daemon.status().expect("it answers")).expect("it says why").to_string();
+    let reason = is_rolled_back(&site, &daemon, &before);
     assert!(reason.contains("Consul's check fails") && reason.contains("405"), "{reason}");
     // The container is the same as the one that failed.
     site.write_spec(&shop.good());
@@ -243,20 +252,11 @@ fn what_docker_refuses_to_make_pauses_the_roll_out_until_it_can_be_made() {
 #[test]
 fn what_docker_refuses_to_start_is_rolled_back() {
     let site = Site::new("roll-unstarted");
-    let shop = shop(&site, 2, "failure_action: rollback");
-    site.apply(&shop);
-    site.keeps("web");
-    let before = site.containers();
+    let (shop, daemon, before) = kept(&site, "failure_action: rollback");
     let mut refused = shop.good();
     refused.shop.more_of_service.push("entrypoint: [/bin/nothing-is-here]".to_owned());
     site.write_spec(&refused);
-    let daemon = site.start(&[]);
-    eventually("it is rolled back", || {
-        let failed = roll_failed(&daemon.status()?)?;
-        let reason = failed["reason"].as_str().unwrap_or_default();
-        check(reason.contains("is wanted in its place") && site.containers() == before, || reason.to_owned())
-    });
-    let reason = roll_failed(&daemon.status().expect("it answers")).expect("it says why").to_string();
+    let reason = is_rolled_back(&site, &daemon, &before);
     assert!(reason.contains("/bin/nothing-is-here"), "Docker's own words: {reason}");
 }
 
@@ -274,7 +274,7 @@ fn a_failed_slot_does_not_hold_the_others_when_the_spec_says_continue() {
         let wanted = [(1, WEB), (1, WEB_2), (2, WEB), (2, WEB_2)].map(|(slot, image)| (slot, image.to_owned()));
         check(running(&site) == wanted, || format!("{:?}", running(&site)))
     });
-    roll_failed(&daemon.status().expect("it answers")).expect("it says so");
+    eventually("it says so", || roll_failed(&daemon.status()?));
 }
 
 #[test]
@@ -315,15 +315,12 @@ fn an_image_that_was_tagged_anew_and_is_bad_is_rolled_back_by_its_id() {
 #[test]
 fn a_replica_that_dies_while_it_is_watched_fails_the_roll_out() {
     let site = Site::new("roll-monitor");
-    let shop = shop(&site, 2, "failure_action: rollback, monitor: 8s");
-    site.write_spec(&shop);
-    let daemon = site.start(&[]);
-    eventually("the first version serves", || daemon.converged());
-    // What changes before its check has run has not served yet, and there is nothing to roll back to.
-    site.keeps("web");
-    let before = site.containers();
+    let (shop, daemon, before) = kept(&site, "failure_action: rollback");
     let traffic = Traffic::start(site.listen());
-    site.write_spec(&shop.good());
+    let mut good = shop.good();
+    // Longer than it takes to look and to kill: it ends with the death.
+    good.update.push_str(", monitor: 1m");
+    site.write_spec(&good);
     let new = eventually("the first new one is routed beside both old ones", || {
         let containers = site.containers();
         let new = containers.iter().find(|one| one.image == WEB_2).ok_or("it is not made yet")?;
@@ -333,12 +330,8 @@ fn a_replica_that_dies_while_it_is_watched_fails_the_roll_out() {
     });
     traffic.all_were_answered();
     docker(&["kill", &new.id]);
-    eventually("it is rolled back", || {
-        let containers = site.containers();
-        check(containers == before, || format!("{containers:?}"))
-    });
-    let failed = roll_failed(&daemon.status().expect("it answers")).expect("it says why");
-    assert!(failed["reason"].as_str().is_some_and(|reason| reason.contains("for which it is watched")), "{failed}");
+    let reason = is_rolled_back(&site, &daemon, &before);
+    assert!(reason.contains("for which it is watched"), "{reason}");
 }
 
 #[test]

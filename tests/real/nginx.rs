@@ -104,8 +104,8 @@ async fn a_taken_port_is_seen_beforehand_and_nothing_is_loaded_on_it() {
     let mut site = Site::new();
     let port = free_port();
     let good = site.load(&set(vec![routed(upstream("web", port), &[1])])).await;
-    let holder = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let taken = holder.local_addr().expect("an address").port();
+    let taken = free_port();
+    let holder = TcpListener::bind(("127.0.0.1", taken)).await.expect("it is free");
     let wanted = [port, taken].map(|port| Listen { address: None, port });
     site.listens = BTreeSet::from(wanted);
     let seen = site.view().await;

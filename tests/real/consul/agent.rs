@@ -1,6 +1,5 @@
 //! A real agent of a test's own: free ports, own folder, killed at the end.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -9,7 +8,8 @@ use reeve::settings::ConsulSettings;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{HERE, owner, ready};
+use super::{owner, ready};
+use crate::support::ports::fresh;
 
 /// How an agent is run. `-dev` keeps nothing on disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,9 +36,7 @@ impl Drop for Agent {
 impl Agent {
     pub fn start(mode: Mode, extra: &Value) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        // Held together, so that they differ.
-        let free: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind((HERE, 0)).expect("a free port")).collect();
-        let ports: Vec<u16> = free.iter().map(|port| port.local_addr().expect("it is bound").port()).collect();
+        let ports = [(); 4].map(|()| fresh());
         let mut config = json!({
             "node_name": "t1",
             "bind_addr": "127.0.0.1",
@@ -61,7 +59,6 @@ impl Agent {
             }
         }
         std::fs::write(folder.path().join("agent.json"), config.to_string()).expect("a file");
-        drop(free);
         let process = run(mode, folder.path());
         Self { mode, folder, http: ports[0], process }
     }

@@ -1,7 +1,6 @@
 //! A project of its own for each test, its remover, and the words to write tests with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +14,8 @@ use reeve::settings::DockerSettings;
 use reeve::spec::container::{ContainerConfig, Port, Published};
 use reeve::spec::{IpamPool, Network, Owner, Protocol, Volume};
 use reeve::world::ActionError;
+
+pub(super) use crate::support::ports::fresh as free_port;
 
 /// It has a shell.
 pub(super) const IMAGE: &str = "localhost/reeve-consul:1";
@@ -175,17 +176,13 @@ pub(super) fn remove(container: &Container) -> DockerAction {
     DockerAction::RemoveContainer { id: container.id.clone(), name: container.name.clone() }
 }
 
-pub(super) fn free_port() -> u16 {
-    TcpListener::bind("0.0.0.0:0").expect("binds").local_addr().expect("bound").port()
-}
-
 pub(super) fn tcp(target: u16, published: Published) -> Port {
     Port { target, protocol: Protocol::Tcp, host_ip: None, published }
 }
 
 pub(super) async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(20) {
+    while began.elapsed() < Duration::from_secs(60) {
         if let Some(found) = look().await {
             return found;
         }

@@ -16,12 +16,10 @@ use reeve::spec::upstream::{Balance, CatalogQuery, Listen, Timeouts, Upstream, W
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub use crate::support::ports::fresh as free_port;
 
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
-}
+/// For what must come, on a loaded machine.
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// One nginx with one reeve folder.
 pub struct Site {

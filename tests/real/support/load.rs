@@ -313,13 +313,7 @@ impl Report {
         format!("| {scenario:<50} | {sent:>5} | {failed:>6} | {retried:>7} | {beyond:>8} | {sockets:>8} |")
     }
 
-    /// Prints what became of the load; fails when a request failed.
-    #[track_caller]
-    pub fn none_failed(&self, scenario: &str) {
-        self.none_failed_but(scenario, |_| false);
-    }
-
-    /// The same, with requests that nobody could have saved.
+    /// Prints what became of the load; fails when a request failed, but for those that nobody could have saved.
     #[track_caller]
     pub fn none_failed_but(&self, scenario: &str, beyond_help: impl Fn(&Failure) -> bool) {
         eprintln!("{}", self.row(scenario));

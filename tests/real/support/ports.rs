@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Below the ports that the kernel gives to outgoing connections, which could take one of ours at any moment.
 const FIRST: u16 = 20_000;
@@ -56,6 +57,20 @@ impl Ports {
         assert!(number < 20, "the block has 20 ports to publish");
         self.base + 16 + number
     }
+}
+
+/// A port that is given out once in this process, and that nobody else takes while it runs: what the kernel gives to
+/// whoever asks for any port could be another's before the server of the test is up.
+pub fn fresh() -> u16 {
+    static GIVEN: Mutex<(Vec<Ports>, u16)> = Mutex::new((Vec::new(), 0));
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (blocks, used) = &mut *given;
+    if blocks.is_empty() || *used == BLOCK - 1 {
+        blocks.push(Ports::claim());
+        *used = 0;
+    }
+    *used += 1;
+    blocks.last().expect("one was claimed").base + *used - 1
 }
 
 fn free(port: u16) -> bool {

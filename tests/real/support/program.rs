@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{check, eventually, http, nginx};
+use super::{SOON, check, eventually, http, nginx, within};
 
 /// No command of these tests takes so long; one that hangs must not hold the whole run up.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
@@ -230,6 +230,16 @@ impl Daemon {
         value(&text, series).unwrap_or_else(|| panic!("no series {series} in\n{text}"))
     }
 
+    /// Waits until a series has this value: a pass tells its figures when it has ended.
+    #[track_caller]
+    pub fn metric_becomes(&self, series: &str, wanted: f64) {
+        eventually(&format!("{series} {wanted}"), || {
+            let text = self.get("/metrics")?.body;
+            let seen = value(&text, series);
+            check(seen.is_some_and(|seen| (seen - wanted).abs() < f64::EPSILON), || format!("{seen:?}"))
+        });
+    }
+
     /// Passes of any result.
     #[track_caller]
     pub fn passes(&self) -> f64 {
@@ -239,11 +249,11 @@ impl Daemon {
             .sum()
     }
 
-    /// Waits for that many more passes.
+    /// Waits for that many more passes: at the longest, one for each time that the loop looks without being woken.
     #[track_caller]
     pub fn makes_passes(&self, more: u32) {
         let before = self.passes();
-        eventually(&format!("{more} more passes"), || {
+        within(SOON * more, &format!("{more} more passes"), || {
             let now = self.passes();
             check(now >= before + f64::from(more), || format!("{} passes", now - before))
         });
