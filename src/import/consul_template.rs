@@ -437,6 +437,10 @@ impl<'a> Importer<'a> {
                     let place = Place::new(&source, gap.range);
                     self.imported.gap(&place, format!("no counterpart: {}", gap.reason), "");
                 }
+                if let Some(upstream) = native(&translated.text) {
+                    entry.push_str("    # `upstreams` does this natively: endpoints are checked, seen loaded, and drained. About so:\n");
+                    entry.push_str(&format!("    #   {upstream}\n"));
+                }
                 self.imported.files.push(File { name: file, text: translated.text });
             }
             // One template that cannot be read must not hide the others.
@@ -466,6 +470,30 @@ impl<'a> Importer<'a> {
         }
         entry
     }
+}
+
+/// What `upstreams` would say in place of an nginx template that lists the instances of a service, as one line; `None`: it is
+/// no such template. A hint, for a reader: whatever else the template says is not looked at.
+fn native(translated: &str) -> Option<String> {
+    let good = |word: &str| word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    let (name, rest) = translated.match_indices("upstream ").find_map(|(at, head)| {
+        let begins = translated.get(..at)?.rsplit('\n').next()?.trim().is_empty();
+        let (name, rest) = translated.get(at + head.len()..)?.split_once('{')?;
+        let name = name.trim();
+        (begins && !name.is_empty() && good(name)).then_some((name, rest))
+    })?;
+    let query = rest.split_once("service(\"")?.1.split_once('"')?.0;
+    let query = query.split(['|', '@', '~']).next().unwrap_or_default();
+    let (tag, service) = query.rsplit_once('.').map_or((None, query), |(tag, service)| (Some(tag), service));
+    if service.is_empty() || !good(service) {
+        return None;
+    }
+    let tag = tag.filter(|tag| good(tag)).map(|tag| format!(", tag: {tag}")).unwrap_or_default();
+    let port = |word: &str| word.trim_end_matches(';').rsplit(':').next()?.parse::<u16>().ok();
+    let mut words = translated.split_whitespace();
+    let listen = words.find(|word| *word == "listen").and_then(|_| port(words.next()?));
+    let listen = listen.map(|port| format!(", listen: {port}")).unwrap_or_default();
+    Some(format!("upstreams: {{ {name}: {{ service: {service}{tag}{listen} }} }}"))
 }
 
 /// The name of a template: of the file that it makes.

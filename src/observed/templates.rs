@@ -171,7 +171,9 @@ impl fmt::Display for Dependency {
                     [] => "|any".to_owned(),
                     ref some => format!("|{}", some.join(",")),
                 };
-                write!(f, "service({tag}{name}{}{}{statuses})", at(datacenter), near(close))
+                // Else what stands before the last dot is a tag.
+                let dots = if tag.is_empty() && name.contains('.') { ", dots=true" } else { "" };
+                write!(f, "service({tag}{name}{}{}{statuses}{dots})", at(datacenter), near(close))
             }
             Self::Services { datacenter } => write!(f, "services({})", at(datacenter)),
             Self::Nodes { datacenter, near: close } => write!(f, "nodes({}{})", at(datacenter), near(close)),

@@ -10,7 +10,7 @@ use minijinja::{Environment, Error};
 use serde_json::Value as Json;
 
 use super::shared::{Shared, data, problem};
-use super::{collections, text};
+use super::{collections, sprig, text, toml};
 
 /// For "did you mean".
 pub(super) const NAMES: &[&str] = &[
@@ -30,6 +30,7 @@ pub(super) const NAMES: &[&str] = &[
     "to_unescaped_json",
     "to_unescaped_json_pretty",
     "to_yaml",
+    "to_toml",
     "contains",
     "contains_any",
     "contains_all",
@@ -67,6 +68,7 @@ type Result<T> = std::result::Result<T, Error>;
 pub(super) fn add(environment: &mut Environment<'static>, shared: &Arc<Shared>) {
     collections::add(environment);
     text::add(environment);
+    sprig::add(environment);
     parser(environment, shared, "parse_json", data(&serde_json::json!({})), parse_json);
     parser(environment, shared, "parse_yaml", data(&serde_json::json!({})), parse_yaml);
     parser(environment, shared, "parse_int", 0.into(), |text| text.trim().parse::<i64>().ok().map(Value::from));
@@ -78,6 +80,7 @@ pub(super) fn add(environment: &mut Environment<'static>, shared: &Arc<Shared>) 
     environment.add_filter("to_unescaped_json", |value: Value| Ok::<_, Error>(json(&value)?.to_string()));
     environment.add_filter("to_unescaped_json_pretty", |value: Value| pretty(&value));
     environment.add_filter("to_yaml", to_yaml);
+    environment.add_filter("to_toml", |value: Value| toml::write(&json(&value)?));
     environment.add_filter("add", |a: Value, b: Value| calculate("add", &a, &b, i64::checked_add, |a, b| a + b));
     environment
         .add_filter("subtract", |a: Value, b: Value| calculate("subtract", &a, &b, i64::checked_sub, |a, b| a - b));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use minijinja::value::{Rest, Value};
+use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Environment, Error};
 use serde_json::Value as Json;
 
@@ -44,7 +44,6 @@ pub(super) fn add(environment: &mut Environment<'static>, shared: &Arc<Shared>) 
         let shared = shared.clone();
         move |text: Option<String>| work(&shared, text.as_deref().unwrap_or_default())
     };
-    environment.add_function("service", with(|shared, text| list(shared, query::service(text)?)));
     environment.add_function("services", with(|shared, text| list(shared, query::services(text)?)));
     environment.add_function("nodes", with(|shared, text| list(shared, query::nodes(text)?)));
     environment.add_function("node", with(node));
@@ -61,14 +60,20 @@ pub(super) fn add(environment: &mut Environment<'static>, shared: &Arc<Shared>) 
     environment.add_function("timestamp", with(timestamp));
     environment.add_function("printf", |format: String, arguments: Rest<Value>| printf::printf(&format, &arguments));
     environment.add_function("loop_range", loop_range);
+    let services = shared.clone();
+    environment.add_function("service", move |text: String, more: Kwargs| {
+        let dots = more.get::<Option<bool>>("dots")?.unwrap_or(false);
+        more.assert_all_used()?;
+        list(&services, query::service(&text, dots)?)
+    });
     let keys = shared.clone();
     environment.add_function("key_or_default", move |path: String, default: Value| {
         Ok::<_, Error>(value_of(&keys, "key_or_default", &path)?.map_or(default, Value::from))
     });
     let variables = shared.clone();
     environment.add_function("env_or_default", move |name: String, default: Value| {
-        let value = variable(&variables, &name)?.filter(|value| !value.is_empty());
-        Ok::<_, Error>(value.map_or(default, Value::from))
+        // One that is set and empty is set, as in consul-template.
+        Ok::<_, Error>(variable(&variables, &name)?.map_or(default, Value::from))
     });
 }
 

@@ -10,9 +10,11 @@ mod functions;
 mod printf;
 mod query;
 mod shared;
+pub(crate) mod sprig;
 #[cfg(test)]
 mod tests;
 mod text;
+mod toml;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -197,7 +199,7 @@ impl Write for Limited {
 }
 
 fn environment_names() -> Vec<&'static str> {
-    functions::NAMES.iter().chain(filters::NAMES).copied().collect()
+    functions::NAMES.iter().chain(filters::NAMES).chain(sprig::NAMES).copied().collect()
 }
 
 /// Name, line, what is wrong, what was meant, and the line itself: never a value, which may be a secret.
@@ -217,10 +219,14 @@ fn explained(error: &minijinja::Error, template: &Template, names: &[&'static st
         (None, kind @ (ErrorKind::UnknownFilter | ErrorKind::UnknownFunction | ErrorKind::UnknownTest)) => {
             let word =
                 detail.strip_suffix(" is unknown").and_then(|words| words.rsplit(' ').next()).unwrap_or_default();
-            let meant = did_you_mean(word, names.iter().copied()).map(|help| format!("; {help}")).unwrap_or_default();
+            // consul-template's own name, in the case of Go.
+            let same = names.iter().find(|name| name.replace('_', "").eq_ignore_ascii_case(word));
+            let meant = same.map(|name| format!("did you mean `{name}`?"));
+            let meant = meant.or_else(|| did_you_mean(word, names.iter().copied()));
+            let meant = meant.map(|help| format!("; {help}")).unwrap_or_default();
             let reason = if detail.is_empty() { kind.to_string() } else { detail.to_owned() };
             match counterpart(word) {
-                Some(instead) => format!("`{word}` has no counterpart here: {instead}"),
+                Some(instead) => instead,
                 None => format!("{reason}{meant}"),
             }
         }
@@ -237,17 +243,24 @@ fn explained(error: &minijinja::Error, template: &Template, names: &[&'static st
     format!("{place}: {reason}")
 }
 
-/// Functions of consul-template that have none here, and what to do.
-fn counterpart(name: &str) -> Option<&'static str> {
-    match name {
-        "md5sum" => Some("use sha256_hex"),
-        "execute_template" | "executeTemplate" => Some("use a macro"),
-        "plugin" => Some("no program is run while a template is rendered; make a file of its output and use file()"),
-        "write_to_file" | "writeToFile" => Some("each file is a template of its own"),
-        "secret" | "secrets" | "pki_cert" | "pkiCert" => Some("Vault is not asked; use file() or env()"),
-        "connect" | "ca_leaf" | "caLeaf" | "ca_roots" | "caRoots" => Some("Consul Connect is not asked"),
-        "scratch" => Some("use `{% set %}` and namespace()"),
-        name if name.starts_with("sprig_") => Some("sprig's functions are not there; minijinja's filters may do"),
-        _ => None,
+/// Of a function of consul-template that is not here: what to do.
+fn counterpart(name: &str) -> Option<String> {
+    if let Some(of_sprig) = name.strip_prefix("sprig_") {
+        return Some(match sprig::counterpart(of_sprig) {
+            Ok(instead) => format!("`{name}` is {instead} here"),
+            Err(reason) => format!("`{name}` has no counterpart here: {reason}"),
+        });
     }
+    let instead = match name {
+        "md5sum" | "hmacSHA256Hex" | "hmac_sha256_hex" => "use sha256_hex",
+        "execute_template" | "executeTemplate" => "use a macro",
+        "plugin" => "no program is run while a template is rendered; make a file of its output and use file()",
+        "write_to_file" | "writeToFile" => "each file is a template of its own",
+        "secret" | "secrets" | "pki_cert" | "pkiCert" => "Vault is not asked; use file() or env()",
+        "connect" | "ca_leaf" | "caLeaf" | "ca_roots" | "caRoots" => "Consul Connect is not asked",
+        "scratch" => "use `{% set %}` and namespace()",
+        "no_counterpart" => "`reeve import` did not find any; its comment beside it says why, and what to do",
+        _ => return None,
+    };
+    Some(format!("`{name}` has no counterpart here: {instead}"))
 }

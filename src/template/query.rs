@@ -9,8 +9,8 @@ const STATUSES: [&str; 5] = ["any", "passing", "warning", "critical", "maintenan
 
 type Parsed<T> = Result<T, minijinja::Error>;
 
-/// `[tag.]name[@datacenter][~near][|status,…]`.
-pub(super) fn service(text: &str) -> Parsed<Dependency> {
+/// `[tag.]name[@datacenter][~near][|status,…]`. `dots`: they are the name's, and there is no tag.
+pub(super) fn service(text: &str, dots: bool) -> Parsed<Dependency> {
     let (rest, filter) = match text.split_once('|') {
         Some((rest, filter)) => (rest, Some(filter)),
         None => (text, None),
@@ -30,11 +30,11 @@ pub(super) fn service(text: &str) -> Parsed<Dependency> {
         statuses.clear();
     }
     let (rest, datacenter, near) = places("service", rest)?;
-    let (tag, name) = match rest.rsplit_once('.') {
+    let (tag, name) = match rest.rsplit_once('.').filter(|_| !dots) {
         Some((tag, name)) => (Some(word("service", "tag", tag, "=:.-_")?), name),
         None => (None, rest),
     };
-    let name = word("service", "name", name, "-_")?;
+    let name = word("service", "name", name, if dots { ".-_" } else { "-_" })?;
     Ok(Dependency::Service { name, tag, datacenter, near, statuses })
 }
 

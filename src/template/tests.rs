@@ -46,9 +46,11 @@ fn instance(node: &str, id: &str, port: u16, tags: &[&str], team: &str) -> serde
 fn answers() -> Arc<Answers> {
     let mut all = BTreeMap::new();
     let web = json!([instance("n1", "web-1", 80, &["v1", "blue"], "a"), instance("n2", "web-2", 81, &["v1"], "b"),]);
-    all.insert(query::service("web").expect("a query"), answer(web.clone()));
-    all.insert(query::service("v1.web@dc2~_agent|warning,passing").expect("a query"), answer(web));
-    all.insert(query::service("none").expect("a query"), answer(json!([])));
+    all.insert(query::service("web", false).expect("a query"), answer(web.clone()));
+    all.insert(query::service("v1.web@dc2~_agent|warning,passing", false).expect("a query"), answer(web));
+    all.insert(query::service("none", false).expect("a query"), answer(json!([])));
+    let dotted = json!([instance("n1", "app-1", 80, &[], "a")]);
+    all.insert(query::service("my.app@dc1|any", true).expect("a query"), answer(dotted));
     all.insert(query::services("").expect("a query"), answer(json!([{"Name": "web", "Tags": ["v1"]}])));
     all.insert(Dependency::Datacenters, answer(json!(["dc1", "dc2"])));
     let mut key = |path: &str, value: serde_json::Value| {
@@ -66,6 +68,7 @@ fn answers() -> Arc<Answers> {
     all.insert(Dependency::Keys { prefix: "nothing".to_owned(), datacenter: None }, answer(json!([])));
     all.insert(Dependency::Environment("HOME".to_owned()), answer(json!("/root")));
     all.insert(Dependency::Environment("UNSET".to_owned()), answer(json!(null)));
+    all.insert(Dependency::Environment("EMPTY".to_owned()), answer(json!("")));
     all.insert(Dependency::File(PathBuf::from("/spec/motd")), answer(json!("hello\n")));
     let reason = "no leader".to_owned();
     let away = Dependency::Key { path: "away".to_owned(), datacenter: Some("dc9".to_owned()) };
@@ -85,6 +88,7 @@ fn functions_and_filters_mean_what_consul_template_documents() {
             "192.0.2.1:80/3;192.0.2.1:81/3;",
         ),
         ("{% for s in service('v1.web@dc2~_agent|passing,warning') %}{{ s.ID }} {% endfor %}", "web-1 web-2 "),
+        ("{{ service('my.app@dc1|any', dots=true)[0].ID }}", "app-1"),
         ("{% for s in service('none') %}x{% else %}server 127.0.0.1:65535;{% endfor %}", "server 127.0.0.1:65535;"),
         ("{% for s in services() %}{{ s.Name }}{{ s.Tags | join(',') }}{% endfor %}", "webv1"),
         (
@@ -144,6 +148,21 @@ fn functions_and_filters_mean_what_consul_template_documents() {
             "[aa1a]",
         ),
         ("{{ 'a\nb' | indent(2) }}", "  a\n  b"),
+        ("{{ 'a\n\nb\n' | indent(2) }}|", "  a\n\n  b\n|"),
+        (
+            "{{ {'b': {'d': [{'x': 1}, {'y z': true}], 'c': ['q\"', 2]}, 'a': 1.5, 'e': none} | to_toml }}",
+            "a = 1.5\n\n[b]\nc = [\"q\\\"\", 2]\n\n[[b.d]]\nx = 1\n\n[[b.d]]\n\"y z\" = true",
+        ),
+        ("{{ [[{'a': 1}, 2]] | length }}{{ {'a': [{'b': 1}, 2]} | to_toml }}", "1a = [{ b = 1 }, 2]"),
+        (
+            "{{ 'a\"b' | quote }}{{ 1 | quote }}{{ 'a' | squote }}[{{ 'a' | nindent(2) }}]{{ 'abc' | trunc(2) }}{{ 'abc' | trunc(-2) }}",
+            "\"a\\\"b\"\"1\"'a'[\n  a]abbc",
+        ),
+        (
+            "{{ 'ab' | repeat(2) }} {{ 'ab' | has_prefix('a') }} {{ 'ab' | has_suffix('a') }} {{ '' | default('x', true) }}",
+            "abab true false x",
+        ),
+        ("{{ must_env('HOME') }}[{{ env_or_default('EMPTY', 'd') }}]", "/root[]"),
         ("{{ 'a' | sha256_hex }}", "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"),
         (
             "{{ printf('%s=%05d %v %q %x %t %.2f %-4s| %% %+d', 'a', 42, 1.5, 'q\"', 255, true, 2, 'l', 3) }}",
@@ -168,6 +187,20 @@ fn what_is_wrong_is_told_with_its_line_and_without_a_secret() {
         ("\n\n{{ servce('web') }}", &["app.conf.j2:3: ", "servce", "did you mean `service`?"]),
         ("{{ 'a' | to_uper }}", &["to_uper", "did you mean `to_upper`?"]),
         ("{{ 'a' | md5sum }}", &["`md5sum` has no counterpart here: use sha256_hex"]),
+        ("{{ keyOrDefault('a', 'b') }}", &["keyOrDefault", "did you mean `key_or_default`?"]),
+        ("{{ 'x' | sprig_trunc(5) }}", &["`sprig_trunc` is `| trunc(5)` here"]),
+        ("{{ sprig_uuidv4() }}", &["`sprig_uuidv4` has no counterpart here: it gives another value each time"]),
+        ("{{ sprig_kindIs('a', 'b') }}", &["`sprig_kindIs` has no counterpart here"]),
+        ("{{ no_counterpart('secret') }}", &["`reeve import` did not find any"]),
+        ("{{ must_env('UNSET') }}", &["the environment variable UNSET is not set"]),
+        ("{{ [1] | to_toml }}", &["TOML begins with a map"]),
+        ("{{ {'a': [none]} | to_toml }}", &["a list holds nothing"]),
+        ("{{ 'abcdefgh' | repeat(1000000) }}", &["more than 1 MiB"]),
+        ("{% macro deep(n) %}{{ deep(n) }}{% endmacro %}{{ deep(1) }}", &["app.conf.j2:1: "]),
+        ("{% include 'app.conf.j2' %}", &["app.conf.j2:1: "]),
+        ("{{ service('a b.web') }}", &["`a b` is not the tag of anything"]),
+        ("{{ service('my/app', dots=true) }}", &["`my/app` is not the name of anything"]),
+        ("{{ service('a.b', dot=true) }}", &["app.conf.j2:1: "]),
         ("{% include 'other' %}", &["app.conf.j2:1: include, import and extends"]),
         ("{% extends 'app.conf.j2' %}", &["app.conf.j2"]),
         ("{% for %}", &["app.conf.j2:1: syntax error"]),

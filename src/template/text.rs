@@ -98,12 +98,16 @@ fn to_title(text: String) -> String {
     out
 }
 
-/// Every line, the first one too.
 fn indent(text: String, spaces: usize) -> Result<String> {
+    indented("indent", &text, spaces)
+}
+
+/// Every line that is not empty, the first one too; the others, and the end, stay as they are.
+pub(super) fn indented(filter: &str, text: &str, spaces: usize) -> Result<String> {
     if spaces > 1000 {
-        return Err(problem("indent: more than 1000 spaces"));
+        return Err(problem(format!("{filter}: more than 1000 spaces")));
     }
     let blanks = " ".repeat(spaces);
-    let lines: Vec<String> = text.lines().map(|line| format!("{blanks}{line}")).collect();
-    Ok(lines.join("\n"))
+    let line = |line: &str| if line.is_empty() { String::new() } else { format!("{blanks}{line}") };
+    Ok(text.split('\n').map(line).collect::<Vec<_>>().join("\n"))
 }

@@ -3,6 +3,7 @@
 //! Owns the table, and the calls that are more than another name. A function that is not here has no counterpart.
 
 use super::code::{Code, Level, Shape};
+use super::sprig;
 
 /// Why something cannot be translated, for the person who has to do it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +44,8 @@ const TABLE: &[(&str, Target, usize, usize)] = &[
     ("safeTree", Function("safe_tree"), 1, 1),
     ("datacenters", Function("datacenters"), 0, 0),
     ("env", Function("env"), 1, 1),
-    ("mustEnv", Function("env"), 1, 1),
+    ("mustEnv", Function("must_env"), 1, 1),
+    ("envOrDefault", Function("env_or_default"), 2, 2),
     ("file", Function("file"), 1, 1),
     ("timestamp", Function("timestamp"), 0, 1),
     ("printf", Function("printf"), 1, 32),
@@ -60,6 +62,7 @@ const TABLE: &[(&str, Target, usize, usize)] = &[
     ("toJSON", Filter("to_json"), 1, 1),
     ("toJSONPretty", Filter("to_json_pretty"), 1, 1),
     ("toUnescapedJSON", Filter("to_unescaped_json"), 1, 1),
+    ("toUnescapedJSONPretty", Filter("to_unescaped_json_pretty"), 1, 1),
     ("toYAML", Filter("to_yaml"), 1, 1),
     ("toTOML", Filter("to_toml"), 1, 1),
     ("contains", Filter("contains"), 2, 2),
@@ -118,7 +121,6 @@ const TABLE: &[(&str, Target, usize, usize)] = &[
     ("mergeMap", Nothing("read both maps, one after the other"), 0, 32),
     ("mergeMapWithOverride", Nothing("read both maps, one after the other"), 0, 32),
     ("splitToMap", Nothing("use `split`, and a loop"), 0, 32),
-    ("toUnescapedJSONPretty", Nothing("use `to_json_pretty` or `to_unescaped_json`"), 0, 32),
     ("sockaddr", Nothing("write the address, or read it with `env`"), 0, 32),
     ("html", Nothing("the output is no web page"), 0, 32),
     ("js", Nothing("use `to_json`"), 0, 32),
@@ -126,7 +128,7 @@ const TABLE: &[(&str, Target, usize, usize)] = &[
     ("call", Nothing("templates hold no functions as values"), 0, 32),
 ];
 
-/// The call of a function. `source`: as it stands in the file.
+/// The call of a function.
 ///
 /// # Errors
 /// When it has no counterpart.
@@ -136,7 +138,7 @@ pub fn call(name: &str, arguments: &[Code]) -> Result<Code, Missing> {
     }
     let Some((_, target, least, most)) = TABLE.iter().find(|(known, ..)| *known == name) else {
         return match name.split_once('_') {
-            Some(("sprig", _)) => Missing::new("reeve does not have Sprig's functions"),
+            Some(("sprig", of_sprig)) => sprig::call(of_sprig, arguments),
             Some(("spew", _)) => Missing::new("print the value with `to_json`"),
             _ => Missing::new("neither Go nor consul-template has such a function"),
         };
@@ -226,11 +228,6 @@ fn built_in(name: &str, arguments: &[Code]) -> Result<Option<Code>, Missing> {
             Code::joined("~", Level::Concat, &parts)
         }
         ("in", [list, value]) => Code::joined("in", Level::Compare, &[value.clone(), list.clone()]),
-        ("envOrDefault", [variable, other]) => Code::joined(
-            "or",
-            Level::Or,
-            &[Code::call("env", std::slice::from_ref(variable), Shape::Text), other.clone()],
-        ),
         ("loop", [to]) => {
             Code::call("loop_range", &[Code::atom("0", Shape::Number), to.clone()], Shape::list(Shape::Number))
         }
@@ -335,4 +332,35 @@ fn strftime(layout: &str) -> Option<String> {
         rest = &rest[letter.len_utf8()..];
     }
     Some(format)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::spec::{LoadOptions, load_text};
+    use crate::template;
+
+    /// A name that nobody has would only be found out by whoever renders what was imported.
+    #[test]
+    fn every_counterpart_of_the_table_exists() {
+        let mut text = String::from("name: x\ntemplates:\n");
+        for (name, target, ..) in TABLE {
+            let call = match target {
+                Function(name) => format!("{name}()"),
+                Filter(name) => format!("1 | {name}"),
+                Nothing(_) => continue,
+            };
+            text.push_str(&format!("  {name}: {{ contents: \"{{{{ {call} }}}}\", destination: /etc/{name} }}\n"));
+        }
+        let spec = load_text(&[("spec.yaml", &text)], &LoadOptions::default()).expect("a valid spec").spec;
+        assert!(spec.templates.len() > 60);
+        for template in spec.templates.values() {
+            let error = template::run(template, &Arc::default(), Timestamp::UNIX_EPOCH).text.err().unwrap_or_default();
+            assert!(!error.contains("unknown") && !error.contains("no counterpart"), "{}: {error}", template.name);
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod functions;
 mod lex;
 mod parse;
 mod scope;
+mod sprig;
 mod translate;
 
 use std::ops::Range;
