@@ -83,6 +83,7 @@ impl Engine {
             renderer: &self.renderer,
             template_fault: self.template_fault.as_deref(),
             start: self.settings.nginx.start,
+            endpoints: self.settings.nginx.endpoints,
             max_worker_generations: self.settings.nginx.max_worker_generations,
             probe: self.settings.nginx.probe,
             generations: &self.generations,

@@ -123,6 +123,15 @@ fn changed_upstreams(action: &NginxAction, nginx: Option<&Nginx>, plan: &Plan) -
             };
             (written(expect).or_else(|| on_disk(expect)), loaded)
         }
+        NginxAction::SetEndpoints { expect, endpoints } => {
+            let before = on_disk(expect);
+            let same = |name: &String, set: &Vec<_>| {
+                before.and_then(|before| before.get(name)).is_some_and(|routed| routed.endpoints == *set)
+            };
+            let changed: Vec<String> =
+                endpoints.iter().filter(|(name, set)| !same(name, set)).map(|(name, _)| name.clone()).collect();
+            return if changed.is_empty() { endpoints.keys().cloned().collect() } else { changed };
+        }
         NginxAction::QuitOrphans { .. } | NginxAction::RemoveGeneration { .. } => return Vec::new(),
     };
     let nothing: BTreeMap<String, RoutedUpstream> = BTreeMap::new();

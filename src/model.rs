@@ -12,12 +12,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::observed::{
-    CheckSeen, CheckStatus, Container, ContainerState, Destination, Directory, Docker, FileSeen, Generation,
-    GenerationId, Health, ImageSeen, ListenState, Loaded, NetworkEndpoint, NetworkSeen, Nginx, NginxProcess, Observed,
-    Pin, Probe, PublishedPort, TemplateRecord, TemplateSeen, Templates, View, VolumeSeen,
+    CheckSeen, CheckStatus, Container, ContainerState, Destination, Directory, Docker, EndpointsSeen, FileSeen,
+    Generation, GenerationId, Health, ImageSeen, ListenState, Loaded, NetworkEndpoint, NetworkSeen, Nginx,
+    NginxProcess, Observed, Pin, Probe, PublishedPort, TemplateRecord, TemplateSeen, Templates, View, VolumeSeen,
 };
 use crate::plan::action::{Action, DirectoryAction, DockerAction, NewContainer, NginxAction, TemplateAction};
 use crate::plan::canonical;
+use crate::render::endpoints;
 use crate::spec::Owner;
 use consul::all_pass;
 
@@ -425,6 +426,8 @@ impl Nginx {
                     created_at: now,
                     rejected: None,
                     files: new.files.clone(),
+                    endpoints: endpoints::of_manifest(&new.manifest)
+                        .map(|set| EndpointsSeen { file: Some(endpoints::hash(&set)), loaded: None }),
                 };
                 self.generations.insert(new.id.clone(), generation);
                 self.templates.insert(new.manifest.template.clone(), new.template.clone());
@@ -446,9 +449,18 @@ impl Nginx {
                     self.load(expect, now);
                 }
             }
+            NginxAction::SetEndpoints { expect, endpoints } => {
+                let loaded = self.loaded == Loaded::Generation(expect.clone());
+                if let Some(generation) = self.generations.get_mut(expect).filter(|_| loaded) {
+                    endpoints::replace(Arc::make_mut(&mut generation.manifest), endpoints);
+                    let hash = Some(endpoints::hash(endpoints));
+                    generation.endpoints = Some(EndpointsSeen { file: hash.clone(), loaded: hash });
+                }
+            }
             NginxAction::QuitOrphans { .. } => {
                 if matches!(self.process, NginxProcess::Orphans { .. }) {
                     self.process = NginxProcess::Stopped;
+                    self.unload_endpoints();
                     self.loaded = Loaded::Nothing;
                     self.loaded_since = now;
                 }
@@ -456,6 +468,12 @@ impl Nginx {
             NginxAction::RemoveGeneration { id } => {
                 self.generations.remove(id);
             }
+        }
+    }
+
+    fn unload_endpoints(&mut self) {
+        for endpoints in self.generations.values_mut().filter_map(|generation| generation.endpoints.as_mut()) {
+            endpoints.loaded = None;
         }
     }
 
@@ -467,9 +485,13 @@ impl Nginx {
             let held = before.manifest.upstreams.values().map(|routed| (routed.upstream.listen, ListenState::Free));
             self.listens.extend(held);
         }
+        self.unload_endpoints();
         self.loaded = Loaded::Generation(id.clone());
         self.loaded_since = now;
-        if let Some(generation) = self.generations.get(id) {
+        if let Some(generation) = self.generations.get_mut(id) {
+            if let Some(endpoints) = &mut generation.endpoints {
+                endpoints.loaded.clone_from(&endpoints.file);
+            }
             for routed in generation.manifest.upstreams.values() {
                 self.listens.remove(&routed.upstream.listen);
             }

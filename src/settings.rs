@@ -80,6 +80,18 @@ pub enum NginxMode {
     Off,
 }
 
+/// How a change of endpoints reaches nginx.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EndpointsMode {
+    /// By Lua where that works, else by reloads.
+    #[default]
+    Auto,
+    /// They stand in the configuration.
+    Reload,
+    /// By Lua, and nothing new is loaded where that does not work.
+    Lua,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NginxSettings {
     pub mode: NginxMode,
@@ -95,6 +107,8 @@ pub struct NginxSettings {
     pub probe: SocketAddr,
     /// The template of a generation; `None`: the built-in one.
     pub template: Option<PathBuf>,
+    /// How a change of endpoints reaches nginx.
+    pub endpoints: EndpointsMode,
     /// How long a load may take before it is a failure.
     pub load_timeout: Duration,
     /// A reload is held while so many generations of workers still finish their requests.
@@ -165,6 +179,7 @@ impl Settings {
                 start: false,
                 probe: loopback(9465),
                 template: None,
+                endpoints: EndpointsMode::Auto,
                 load_timeout: Duration::from_secs(10),
                 max_worker_generations: 10,
             },

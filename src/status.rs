@@ -14,7 +14,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::observed::{CheckStatus, Nginx};
+use crate::observed::{Balancer, CheckStatus, Generation, Nginx};
 use crate::observed::{
     Container, GenerationId, Health, Loaded, Maintenance, NginxProcess, Observed, Pin, Probe, Registration, View,
 };
@@ -164,6 +164,12 @@ pub struct NginxStatus {
     pub matches: bool,
     /// Generations of workers that are shutting down.
     pub retiring_workers: usize,
+    /// How a change of endpoints reaches nginx: `lua`, or `reload`.
+    #[serde(default)]
+    pub endpoints: String,
+    /// Why they are not set by Lua.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints_reason: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -449,6 +455,13 @@ fn backend<T>(name: &str, view: &View<T>) -> BackendStatus {
 }
 
 fn nginx_status(nginx: &Nginx) -> NginxStatus {
+    let by_lua = |(_, generation): (&GenerationId, &Generation)| generation.manifest.balancer == Balancer::Lua;
+    let (endpoints, endpoints_reason) = match (nginx.accepted().is_some_and(by_lua), &nginx.lua) {
+        (true, Ok(())) => ("lua", None),
+        (true, Err(reason)) => ("lua", Some(format!("not for new generations: {reason}"))),
+        (false, Err(reason)) => ("reload", Some(reason.clone())),
+        (false, Ok(())) => ("reload", Some("nginx has Lua, and no generation that uses it yet".to_owned())),
+    };
     NginxStatus {
         version: nginx.version.clone(),
         process: match &nginx.process {
@@ -467,6 +480,8 @@ fn nginx_status(nginx: &Nginx) -> NginxStatus {
             (Loaded::Nothing | Loaded::Generation(_) | Loaded::Mixed(_) | Loaded::Stranger(_), _) => false,
         },
         retiring_workers: nginx.retiring_workers,
+        endpoints: endpoints.to_owned(),
+        endpoints_reason,
     }
 }
 

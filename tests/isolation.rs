@@ -100,6 +100,7 @@ impl<'c> Site<'c> {
                 NginxAction::Start { expect } => (expect.clone(), Stage::Start),
                 NginxAction::SwitchGeneration { .. }
                 | NginxAction::RemoveGeneration { .. }
+                | NginxAction::SetEndpoints { .. }
                 | NginxAction::QuitOrphans { .. } => {
                     execute(&mut self.world, &step.action, &self.context, self.now);
                     continue;

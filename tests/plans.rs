@@ -10,6 +10,7 @@ use common::{context, converge, empty_world, execute, look, renderer, settle, sp
 use reeve::observed::{Observed, Pin};
 use reeve::plan::preview::Preview;
 use reeve::plan::{Removals, Teardown, display, plan};
+use reeve::settings::EndpointsMode;
 use reeve::spec::Spec;
 
 /// What the user says beside the spec: `orders.txt`, one word a line.
@@ -31,11 +32,13 @@ struct Orders {
     waiting: bool,
     /// What was kept of served configurations is lost.
     history_lost: bool,
+    /// `nginx.endpoints`: `lua` or `auto`, and otherwise `reload`.
+    endpoints: EndpointsMode,
 }
 
 impl Orders {
     fn read(text: &str) -> Self {
-        let mut orders = Self::default();
+        let mut orders = Self { endpoints: EndpointsMode::Reload, ..Self::default() };
         for word in text.split_whitespace() {
             match word {
                 "held" => orders.held = true,
@@ -43,6 +46,8 @@ impl Orders {
                 "volumes" => orders.volumes = true,
                 "without-consul" => orders.without_consul = true,
                 "waiting" => orders.waiting = true,
+                "lua" => orders.endpoints = EndpointsMode::Lua,
+                "auto" => orders.endpoints = EndpointsMode::Auto,
                 "healthy" => orders.healthy = true,
                 "history-lost" => orders.history_lost = true,
                 other => match other.split_once(':') {
@@ -82,6 +87,9 @@ fn preview_of(folder: &Path) -> (Preview, Observed) {
     let after = after.expect("a case has before.yaml, after.yaml or both");
     let orders = Orders::read(&read(folder, "orders.txt").unwrap_or_default());
     let mut context = context(&renderer, &after.project);
+    if let Some(nginx) = &mut context.nginx {
+        nginx.endpoints = orders.endpoints;
+    }
     tamper::apply(&mut world, &read(folder, "standing.txt").unwrap_or_default(), now);
     if let Some(before) = &before {
         converge(&mut world, before, &context, &mut now);

@@ -132,10 +132,9 @@ impl Controller {
     fn after_pass(&mut self, state: &mut LoopState, pass: Pass) {
         // Kept until the next one, for whoever asks for an explanation.
         let pass = Arc::new(pass);
-        let reloaded = pass
-            .applied
-            .iter()
-            .any(|applied| matches!(applied.kind, "reload" | "start_nginx") && applied.result.is_ok());
+        let reloaded = pass.applied.iter().any(|applied| {
+            matches!(applied.kind, "reload" | "start_nginx" | "set_endpoints") && applied.result.is_ok()
+        });
         if reloaded && let Some(changed_at) = state.changed_at.take() {
             let took = Timestamp::now().duration_since(changed_at);
             self.metrics.observe_change_to_loaded(Duration::try_from(took).unwrap_or_default());
@@ -388,7 +387,10 @@ impl Settled {
             NginxAction::WriteGeneration(new) => &new.id,
             NginxAction::SwitchGeneration { id } => id,
             NginxAction::Reload { expect } | NginxAction::Start { expect } => expect,
-            NginxAction::QuitOrphans { .. } | NginxAction::RemoveGeneration { .. } => return false,
+            // The planner can tell.
+            NginxAction::SetEndpoints { .. }
+            | NginxAction::QuitOrphans { .. }
+            | NginxAction::RemoveGeneration { .. } => return false,
         };
         self.generation.as_ref() == Some(&id.hash)
     }

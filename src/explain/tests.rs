@@ -68,6 +68,7 @@ fn explain_in(name: &str, spec: &Spec, observed: &Observed) -> Result<Explanatio
         template_fault: None,
         max_worker_generations: 10,
         start: true,
+        endpoints: crate::settings::EndpointsMode::Reload,
         probe: ([127, 0, 0, 1], 9465).into(),
         generations: Path::new("/var/lib/reeve/generations"),
     };

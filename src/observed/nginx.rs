@@ -24,6 +24,8 @@ pub struct Nginx {
     /// `worker_shutdown_timeout` of the main configuration; without one, a worker that is shutting down lives until its
     /// last connection closes.
     pub worker_shutdown_timeout: Option<String>,
+    /// Whether this nginx can balance by Lua; if not, why, in words.
+    pub lua: Result<(), String>,
     pub process: NginxProcess,
     /// What `current` points at.
     pub current: Option<GenerationId>,
@@ -73,6 +75,7 @@ impl Nginx {
             listens: BTreeMap::new(),
             tls: BTreeMap::new(),
             worker_shutdown_timeout: None,
+            lua: Err("nginx is not managed".to_owned()),
         }
     }
 
@@ -141,6 +144,29 @@ pub struct Generation {
     pub rejected: Option<Rejection>,
     /// The files' present text, by name; only of the generation that `current` points at.
     pub files: BTreeMap<String, Arc<str>>,
+    /// Of a generation that is balanced by Lua: where its endpoints stand. Those in the manifest are then the ones in
+    /// force, or, of a generation that is not loaded, the ones that nginx would load.
+    pub endpoints: Option<EndpointsSeen>,
+}
+
+/// The endpoints of a generation that is balanced by Lua, as hashes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EndpointsSeen {
+    /// Of the file that nginx loads at its start; `None`: it is not there, or was edited.
+    pub file: Option<String>,
+    /// Of those that nginx routes to; `None`: the generation is not loaded.
+    pub loaded: Option<String>,
+}
+
+/// Who balances the upstreams of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Balancer {
+    /// nginx itself: the endpoints stand in its configuration, and a change of them is a reload.
+    #[default]
+    Nginx,
+    /// A small program in Lua: the endpoints can be set while nginx runs.
+    Lua,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,6 +196,8 @@ pub struct Manifest {
     /// Digest of the template's source.
     pub template: String,
     pub upstreams: BTreeMap<String, RoutedUpstream>,
+    #[serde(default, skip_serializing_if = "by_nginx")]
+    pub balancer: Balancer,
     /// SHA-256 of each file, by name.
     pub files: BTreeMap<String, String>,
     /// The upstreams in which it differs from what was in force when it was made (one that it lacks, too): should nginx
@@ -206,6 +234,11 @@ pub struct Endpoint {
 
 fn one() -> u32 {
     1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like this")]
+fn by_nginx(balancer: &Balancer) -> bool {
+    *balancer == Balancer::Nginx
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over like this")]

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::observed::{CheckStatus, ChosenPort, GenerationId, Kept, Manifest, Pin, TemplateRecord, WantedAttachment};
+use crate::render::endpoints::Endpoints;
 use crate::spec::container::{ConfigHash, ContainerConfig, NetworkMode};
 use crate::spec::template::{CommandLine, FollowUp};
 use crate::spec::{CheckKind, Network, Volume};
@@ -318,6 +319,12 @@ pub enum NginxAction {
     Start {
         expect: GenerationId,
     },
+    /// The endpoints of the loaded generation, which Lua balances: into its file, then into the running nginx. All of them
+    /// together: workers have the old set or the new one. Conflict when another generation is loaded.
+    SetEndpoints {
+        expect: GenerationId,
+        endpoints: Endpoints,
+    },
     /// QUIT to workers without a master, which block the ports.
     QuitOrphans {
         pids: Vec<i32>,
@@ -334,6 +341,7 @@ impl NginxAction {
             Self::SwitchGeneration { .. } => "switch_generation",
             Self::Reload { .. } => "reload",
             Self::Start { .. } => "start_nginx",
+            Self::SetEndpoints { .. } => "set_endpoints",
             Self::QuitOrphans { .. } => "quit_orphans",
             Self::RemoveGeneration { .. } => "remove_generation",
         }

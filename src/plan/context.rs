@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::gates::Gates;
 use crate::render::Renderer;
+use crate::settings::EndpointsMode;
 use crate::spec::Owner;
 
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct NginxContext<'a> {
     /// compares: what is rendered comes from the last template that nginx has accepted.
     pub template_fault: Option<&'a str>,
     pub start: bool,
+    /// How a change of endpoints reaches nginx.
+    pub endpoints: EndpointsMode,
     /// A reload is held while so many generations of retiring workers live.
     pub max_worker_generations: usize,
     pub probe: SocketAddr,

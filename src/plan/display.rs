@@ -13,6 +13,7 @@ use super::preview::{Preview, Replacement};
 use super::{Change, ObjectKey, Plan, Step, Waiting, template_diff};
 use crate::model::{is_placeholder, is_placeholder_port};
 use crate::observed::{Observed, Pin};
+use crate::render::{ENTRY_FILE, LUA_FILE};
 
 /// Lines of what comes later; a roll-out of a thousand replicas is read as JSON, if at all.
 const MOST_LINES: usize = 40;
@@ -319,10 +320,17 @@ fn impact(preview: &Preview) -> String {
             format!("{service} lowest healthy: {} of {}{reason}", lowest.healthy, lowest.of)
         })
         .collect();
-    match lowest.as_slice() {
+    let impact = match lowest.as_slice() {
         [] => format!("Impact: {reloads}."),
         [one] => format!("Impact: {reloads}; {one}."),
         several => format!("Impact: {reloads};\n        {}.", several.join(";\n        ")),
+    };
+    let steps = || preview.waves.iter().flat_map(|wave| &wave.steps);
+    match &preview.endpoints {
+        Some(how) if steps().any(|step| step.action.system() == System::Nginx) => {
+            format!("{impact}\nEndpoints change {how}.")
+        }
+        Some(_) | None => impact,
     }
 }
 
@@ -394,6 +402,7 @@ pub fn verb(action: &Action) -> &'static str {
             NginxAction::SwitchGeneration { .. } => "switch",
             NginxAction::Reload { .. } => "reload",
             NginxAction::Start { .. } => "start",
+            NginxAction::SetEndpoints { .. } => "set endpoints",
             NginxAction::QuitOrphans { .. } => "end orphaned workers",
             NginxAction::RemoveGeneration { .. } => "remove an old generation",
         },
@@ -415,7 +424,7 @@ pub fn verb(action: &Action) -> &'static str {
 }
 
 /// Unified diffs between the files of the generation in force and those of the one at the end. `reeve.conf` is left out:
-/// it only names the generation.
+/// it only names the generation; and so is the program in Lua, which is always the same.
 fn nginx_diff(preview: &Preview, observed: &Observed) -> Vec<String> {
     let Some(generation) = &preview.generation else { return Vec::new() };
     let nginx = observed.nginx.known();
@@ -424,7 +433,7 @@ fn nginx_diff(preview: &Preview, observed: &Observed) -> Vec<String> {
     let old: &BTreeMap<String, Arc<str>> = current.map_or(&empty, |generation| &generation.files);
     let names: std::collections::BTreeSet<&String> = old.keys().chain(generation.files.keys()).collect();
     let mut lines = Vec::new();
-    for name in names.into_iter().filter(|name| name.as_str() != "reeve.conf") {
+    for name in names.into_iter().filter(|name| !matches!(name.as_str(), ENTRY_FILE | LUA_FILE)) {
         let before = old.get(name).map_or("", |text| text);
         let after = generation.files.get(name).map_or("", |text| text);
         if before == after {
@@ -462,6 +471,7 @@ pub fn json(preview: &Preview) -> Value {
         "summary": preview.summary,
         "reloads": preview.reloads,
         "lowest_healthy": preview.lowest_healthy,
+        "endpoints": preview.endpoints,
         "changes": !preview.is_empty(),
         "incomplete": preview.incomplete(),
     })

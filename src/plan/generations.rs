@@ -9,11 +9,13 @@ use std::time::Duration;
 use super::ObjectKey;
 use super::action::{Action, ConsulAction, NewGeneration, NginxAction};
 use super::candidate::{Candidate, Control, running_routes, template_refusals};
+use super::context::{Context, NginxContext};
 use super::culprits::{Evidence, Routes};
 use super::gates::Gate;
 use super::planner::{Planner, after};
-use crate::observed::{Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess};
-use crate::render::{RenderError, Renderer};
+use crate::observed::{Balancer, Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess, Observed};
+use crate::render::{RenderError, Renderer, endpoints};
+use crate::settings::EndpointsMode;
 
 /// A reload is held for too many old workers at most so long after the last load.
 const LONGEST_RELOAD_HOLD: Duration = Duration::from_secs(30);
@@ -66,7 +68,8 @@ impl<'a> Planner<'a> {
             return self.wait(ObjectKey::Nginx, "generation_lost", reason);
         }
         let Some(template) = self.template(nginx, &wanted) else { return self.load_what_is_current(nginx) };
-        let renderer = template.renderer();
+        let balancing = Balancing::of(nginx, settings, template.renderer());
+        let renderer = &template.renderer().balanced_by(balancing.balancer);
         let evidence = self.evidence(nginx, renderer);
         // What was wanted at first matters only where something was refused.
         let refused = (!evidence.is_empty()).then(|| wanted.clone());
@@ -78,8 +81,17 @@ impl<'a> Planner<'a> {
         }
         let hash = renderer.generation_hash(&self.context.owner, &settled.routes, settings.probe);
         match nginx.current.as_ref().filter(|id| id.hash == hash && self.usable(nginx, id)) {
-            Some(current) => self.load(nginx, current.clone(), None),
-            None => self.try_next(nginx, renderer, &evidence, &settled.routes),
+            Some(current) if endpoints_in_place(nginx, current, &settled.routes) => {
+                self.load(nginx, current.clone(), None);
+            }
+            Some(current) if runs(nginx, current) => self.set_endpoints(nginx, current, &settled.routes),
+            Some(_) | None if balancing.missing.is_some() => self.load_what_is_current(nginx),
+            Some(_) | None => self.try_next(nginx, renderer, &evidence, &settled.routes),
+        }
+        if let Some(missing) = balancing.missing {
+            let reason =
+                format!("nginx.endpoints is lua, and that cannot be had: {missing}; put it right, or set auto");
+            self.wait(ObjectKey::Nginx, "lua", reason);
         }
         let mut needed = evidence.needed(refused.as_ref().unwrap_or(&settled.routes), &settled.routes);
         needed.extend(&settled.heeded);
@@ -121,7 +133,8 @@ impl<'a> Planner<'a> {
             return Err(shared(format!("nginx cannot be read: {reason}")));
         };
         let wanted = self.wanted_routes(nginx);
-        let renderer = settings.renderer;
+        let balancing = Balancing::of(nginx, settings, settings.renderer);
+        let renderer = &settings.renderer.balanced_by(balancing.balancer);
         let evidence = self.evidence(nginx, renderer);
         let settled = self.settle(nginx, renderer, &evidence, wanted);
         self.tell(&settled);
@@ -175,6 +188,13 @@ impl<'a> Planner<'a> {
         // The content is what was wanted before: somebody changed the files or the link.
         let loaded_same = matches!(&nginx.loaded, Loaded::Generation(id) if id.hash == hash);
         let drift = candidate.control.is_none() && (loaded_same || current.is_some_and(|(id, _)| id.hash == hash));
+        let changes = |generation: &Generation| match renderer.balancer() {
+            balancer if balancer == generation.manifest.balancer || generation.manifest.upstreams != *routes => {
+                route_changes(&generation.manifest.upstreams, routes)
+            }
+            Balancer::Nginx => "endpoints change by reloads now".to_owned(),
+            Balancer::Lua => "endpoints change without a reload now".to_owned(),
+        };
         let cause = match (&nginx.current, current) {
             _ if candidate.control.is_some() => "does nginx still accept what is in force?".to_owned(),
             (None, _) => "there is no generation yet".to_owned(),
@@ -188,12 +208,21 @@ impl<'a> Planner<'a> {
                 }
                 _ => "nginx has refused the current generation".to_owned(),
             },
-            (Some(_), Some((_, generation))) => route_changes(&generation.manifest.upstreams, routes),
+            (Some(_), Some((_, generation))) => changes(generation),
         };
         let same: Vec<(&GenerationId, &Generation)> =
             nginx.generations.iter().filter(|(id, _)| id.hash == hash).collect();
         let refused = same.iter().rfind(|(_, one)| one.rejected.is_some()).map_or(0, |(id, _)| id.number);
-        let good = same.iter().rfind(|(id, _)| self.usable(nginx, id) && id.number > refused);
+        let good = same
+            .iter()
+            .rfind(|(id, _)| self.usable(nginx, id) && id.number > refused && endpoints_in_place(nginx, id, routes));
+        if let (Some((id, _)), None) = (current.filter(|(id, _)| id.hash == hash), candidate.control)
+            && self.usable(nginx, id)
+            && runs(nginx, id)
+        {
+            self.set_endpoints(nginx, id, routes);
+            return None;
+        }
         if let (Some((id, _)), None) = (good, candidate.control) {
             let switch = NginxAction::SwitchGeneration { id: (*id).clone() };
             self.step(ObjectKey::Nginx, Action::Nginx(switch), cause.clone());
@@ -226,6 +255,26 @@ impl<'a> Planner<'a> {
         let switch = NginxAction::SwitchGeneration { id: id.clone() };
         self.step(ObjectKey::Nginx, Action::Nginx(switch), "it passed the check");
         Some((id, Some(cause)))
+    }
+
+    /// The loaded generation is the wanted one, but for the endpoints that Lua balances: they are set, in its file and in
+    /// the running nginx, and there is no reload.
+    fn set_endpoints(&mut self, nginx: &'a Nginx, id: &GenerationId, routes: &Routes) {
+        let Some(generation) = nginx.generations.get(id) else { return };
+        let endpoints = endpoints::of(routes);
+        let hash = Some(endpoints::hash(&endpoints));
+        let seen = generation.endpoints.clone().unwrap_or_default();
+        let drift = generation.manifest.upstreams == *routes;
+        let cause = match drift {
+            false => route_changes(&generation.manifest.upstreams, routes),
+            true if seen.file != hash => format!("the file with the endpoints of generation {id} was changed by hand"),
+            true => format!("nginx has other endpoints than the file of generation {id}"),
+        };
+        let action = NginxAction::SetEndpoints { expect: id.clone(), endpoints };
+        self.step(ObjectKey::Nginx, Action::Nginx(action), cause);
+        if drift {
+            self.mark_drift();
+        }
     }
 
     /// nginx has accepted it, and nobody has changed its files.
@@ -342,6 +391,56 @@ impl<'a> Planner<'a> {
             self.step(ObjectKey::Nginx, Action::Nginx(action), format!("the last {KEPT} are kept"));
         }
     }
+}
+
+/// Who balances new generations, and what is missing for that.
+struct Balancing {
+    balancer: Balancer,
+    /// The settings insist on Lua, and it does not work.
+    missing: Option<String>,
+}
+
+impl Balancing {
+    fn of(nginx: &Nginx, settings: &NginxContext<'_>, renderer: &Renderer) -> Self {
+        let missing = without_lua(nginx, settings, renderer);
+        let balancer = match (settings.endpoints, &missing) {
+            (EndpointsMode::Reload, _) | (EndpointsMode::Auto, Some(_)) => Balancer::Nginx,
+            (EndpointsMode::Auto, None) | (EndpointsMode::Lua, _) => Balancer::Lua,
+        };
+        Self { balancer, missing: missing.filter(|_| settings.endpoints == EndpointsMode::Lua) }
+    }
+}
+
+/// Why generations cannot be balanced by Lua, if so.
+pub(super) fn without_lua(nginx: &Nginx, settings: &NginxContext<'_>, renderer: &Renderer) -> Option<String> {
+    nginx.lua.clone().err().or_else(|| renderer.without_lua(settings.generations))
+}
+
+/// How endpoints change in nginx, in words for a plan; `None`: reloads are what the settings say, or nobody can tell.
+pub(super) fn endpoints_words(observed: &Observed, context: &Context<'_>) -> Option<String> {
+    let settings = context.nginx.as_ref()?;
+    let missing = without_lua(observed.nginx.known()?, settings, settings.renderer);
+    match (settings.endpoints, missing) {
+        (EndpointsMode::Reload, _) => None,
+        (EndpointsMode::Auto | EndpointsMode::Lua, None) => Some("by Lua, without a reload".to_owned()),
+        (EndpointsMode::Auto, Some(missing)) => Some(format!("by reloads: {missing}")),
+        (EndpointsMode::Lua, Some(missing)) => Some(format!("by Lua, which cannot be had: {missing}")),
+    }
+}
+
+/// The generation has these endpoints in all places: as it was written, or, where Lua balances, in its file, and in nginx
+/// if it is loaded. Only what equals these routes otherwise is asked.
+fn endpoints_in_place(nginx: &Nginx, id: &GenerationId, routes: &Routes) -> bool {
+    let Some(generation) = nginx.generations.get(id) else { return false };
+    let Some(seen) = &generation.endpoints else { return true };
+    let hash = Some(endpoints::hash(&endpoints::of(routes)));
+    generation.manifest.upstreams == *routes && seen.file == hash && (!runs(nginx, id) || seen.loaded == hash)
+}
+
+/// Every live worker runs it.
+fn runs(nginx: &Nginx, id: &GenerationId) -> bool {
+    let running = matches!(nginx.process, NginxProcess::Running { .. });
+    running && matches!(&nginx.loaded, Loaded::Generation(loaded) if loaded == id)
 }
 
 /// Why a new generation is needed, in words: which upstreams differ.

@@ -27,6 +27,8 @@ pub struct Preview {
     pub reloads: usize,
     /// For each service that ran before, loses a container and is still wanted: the lowest count of healthy replicas on the way.
     pub lowest_healthy: BTreeMap<String, Lowest>,
+    /// How endpoints change in nginx, and why, where the settings leave that open.
+    pub endpoints: Option<String>,
     /// The generation that is in force at the end, if that is another one than now.
     pub generation: Option<Box<NewGeneration>>,
     /// Containers that are removed, by name, and the ones made in their place.
@@ -117,8 +119,10 @@ impl Preview {
         let current = |observed: &Observed| observed.nginx.known().and_then(|nginx| nginx.current.clone());
         let id = current(&world).filter(|id| current(observed).as_ref() != Some(id));
         let generation = id.zip(context.nginx.as_ref()).and_then(|(id, settings)| {
+            let balancer = world.nginx.known()?.generations.get(&id)?.manifest.balancer;
             settings
                 .renderer
+                .balanced_by(balancer)
                 .render(&id, &context.owner, &after, settings.probe, settings.generations)
                 .ok()
                 .map(Box::new)
@@ -129,6 +133,7 @@ impl Preview {
             summary,
             reloads: ledger.reloads,
             lowest_healthy: lowest.changed(spec, &ledger.services, &ledger.networks),
+            endpoints: super::generations::endpoints_words(observed, context),
             generation,
             replaced,
             destroyed: ledger.destroyed,
@@ -180,6 +185,7 @@ impl Ledger {
                 }
                 NginxAction::WriteGeneration(_)
                 | NginxAction::SwitchGeneration { .. }
+                | NginxAction::SetEndpoints { .. }
                 | NginxAction::QuitOrphans { .. } => self.nginx_touched = true,
                 // Old files, not an object that anybody counts.
                 NginxAction::RemoveGeneration { .. } => {}

@@ -4,6 +4,7 @@
 //! out), `quote` (nothing breaks out of its place), `syntax` (reading it back, and reading main configurations).
 //! It must not read or write files, ask nginx, or know what is loaded: that is `backend::nginx`.
 
+pub mod endpoints;
 pub mod quote;
 pub mod scene;
 pub mod syntax;
@@ -20,7 +21,7 @@ use minijinja::{AutoEscape, Captured, Environment, ErrorKind, Output, State, Und
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::observed::{GenerationId, Manifest, RoutedUpstream};
+use crate::observed::{Balancer, GenerationId, Manifest, RoutedUpstream};
 use crate::plan::action::NewGeneration;
 use crate::spec::Owner;
 use crate::spec::container::hex;
@@ -28,6 +29,17 @@ use crate::spec::upstream::AccessLog;
 
 /// The template that is used when the settings name none.
 pub const BUILT_IN: &str = include_str!("../../config/generation.conf.j2");
+/// The program that balances by Lua, for the generations that have it.
+pub const LUA: &str = include_str!("../../config/endpoints.lua");
+/// Its name among a generation's files.
+pub const LUA_FILE: &str = "files/endpoints.lua";
+/// The endpoints of such a generation, beside its other files: not one of them, since they change.
+pub const ENDPOINTS_FILE: &str = "endpoints";
+/// What keeps everybody but reeve from setting them: the backend makes it up, and it is in no plan.
+pub const SECRET_FILE: &str = "secret.conf";
+/// The path of the probe under which they are set.
+pub const ENDPOINTS_PATH: &str = "/endpoints";
+
 /// Its name in errors.
 pub const BUILT_IN_NAME: &str = "config/generation.conf.j2";
 
@@ -48,6 +60,9 @@ pub fn store_folder(generations: &Path) -> PathBuf {
 
 /// The file that the main configuration includes, and the only one at a generation's top level.
 pub const ENTRY_FILE: &str = "reeve.conf";
+
+/// What a template sets that knows how to have upstreams balanced by Lua.
+const LUA_MARK: &str = "balances_by_lua";
 
 const MACROS: [&str; 3] = ["main", "upstream", "server"];
 
@@ -76,6 +91,9 @@ pub struct Renderer {
     name: String,
     source: Arc<str>,
     digest: String,
+    /// It knows how to have upstreams balanced by Lua.
+    knows_lua: bool,
+    balancer: Balancer,
 }
 
 impl std::fmt::Debug for Renderer {
@@ -109,7 +127,14 @@ impl Renderer {
             .map_err(|error| RenderError::Shared(format!("the template engine refused its own settings: {error}")))?;
         environment.set_syntax(syntax);
         let digest = hex(&Sha256::digest(source.as_bytes()));
-        let mut renderer = Self { environment, name: name.to_owned(), source: source.into(), digest };
+        let mut renderer = Self {
+            environment,
+            name: name.to_owned(),
+            source: source.into(),
+            digest,
+            knows_lua: false,
+            balancer: Balancer::Nginx,
+        };
         let added = renderer.environment.add_template_owned(name.to_owned(), source.to_owned());
         added.map_err(|error| renderer.template_error(&error, &[]))?;
         let exports: Vec<String> = {
@@ -125,7 +150,34 @@ impl Renderer {
                 upstreams: Vec::new(),
             });
         }
+        renderer.knows_lua = exports.iter().any(|name| name == LUA_MARK);
         Ok(renderer)
+    }
+
+    /// The same template, for generations that are balanced like this.
+    pub fn balanced_by(&self, balancer: Balancer) -> Self {
+        Self {
+            environment: self.environment.clone(),
+            name: self.name.clone(),
+            source: self.source.clone(),
+            digest: self.digest.clone(),
+            knows_lua: self.knows_lua,
+            balancer,
+        }
+    }
+
+    pub fn balancer(&self) -> Balancer {
+        self.balancer
+    }
+
+    /// Why generations in this folder cannot be balanced by Lua, if so, whatever nginx can do.
+    pub fn without_lua(&self, generations_folder: &Path) -> Option<String> {
+        if !self.knows_lua {
+            return Some(format!("the template {} does not know how (it does not set `{LUA_MARK}`)", self.name));
+        }
+        let path = generations_folder.display().to_string();
+        let refused = quote::check(&path).err()?;
+        Some(format!("the path of the folder {path} {refused}"))
     }
 
     /// Digest of the template's source, in hexadecimal digits.
@@ -146,11 +198,20 @@ impl Renderer {
             sha.update(part.as_bytes());
             sha.update([0]);
         }
+        if self.balancer == Balancer::Lua {
+            sha.update(LUA);
+        }
         let mut json = Vec::with_capacity(64 * 1024);
         for (name, upstream) in upstreams {
             json.clear();
-            serde_json::to_writer(&mut json, &(name, upstream))
-                .expect("maps have string keys, and writing to memory cannot fail");
+            let written = match self.balancer {
+                // Its endpoints may be set without another generation.
+                Balancer::Lua if endpoints::by_lua(upstream) => {
+                    serde_json::to_writer(&mut json, &(name, &upstream.upstream, &upstream.files))
+                }
+                Balancer::Nginx | Balancer::Lua => serde_json::to_writer(&mut json, &(name, upstream)),
+            };
+            written.expect("maps have string keys, and writing to memory cannot fail");
             sha.update(&json);
             sha.update([0]);
         }
@@ -164,7 +225,7 @@ impl Renderer {
         upstreams: &BTreeMap<String, RoutedUpstream>,
         probe: SocketAddr,
     ) -> BTreeMap<String, String> {
-        scene::build(owner, upstreams, probe).1
+        scene::build(owner, upstreams, probe, self.balancer).1
     }
 
     /// Upstreams that nginx's message is about, by the files of theirs that it names; empty: it is about none in particular.
@@ -181,7 +242,7 @@ impl Renderer {
         if !message.contains("/files/") {
             return blamed;
         }
-        let (scene, _) = scene::build(owner, upstreams, probe);
+        let (scene, _) = scene::build(owner, upstreams, probe, self.balancer);
         for upstream in &scene.upstreams {
             if names_file(&upstream_file(&upstream.title)) {
                 blamed.insert(upstream.title.clone());
@@ -211,7 +272,7 @@ impl Renderer {
         let folder = checked_folder(generations_folder)?;
         quote::check(&owner.to_string())
             .map_err(|refused| RenderError::Shared(format!("the owner {owner} {refused}; set another `node`")))?;
-        let (mut scene, faults) = scene::build(owner, upstreams, probe);
+        let (mut scene, faults) = scene::build(owner, upstreams, probe, self.balancer);
         if !faults.is_empty() {
             return Err(RenderError::Upstreams(faults));
         }
@@ -236,13 +297,18 @@ impl Renderer {
             owner: owner.to_string(),
             probe: probe.to_string(),
             files: files.keys().map(|file| format!("{folder}/{id}/{file}")).collect(),
+            lua: (self.balancer == Balancer::Lua).then(|| MainLua::of(id, folder, upstreams)),
         };
+        if self.balancer == Balancer::Lua {
+            files.insert(LUA_FILE.to_owned(), Arc::from(LUA));
+        }
         files.insert(ENTRY_FILE.to_owned(), self.call(&mut macros, "main", &main, &[])?);
 
         let manifest = Manifest {
             owner: owner.to_string(),
             template: self.digest.clone(),
             upstreams: upstreams.clone(),
+            balancer: self.balancer,
             files: BTreeMap::new(),
             suspects: BTreeMap::new(),
             template_refused: 0,
@@ -332,6 +398,35 @@ struct Main {
     owner: String,
     probe: String,
     files: Vec<String>,
+    lua: Option<MainLua>,
+}
+
+/// What the program in Lua is told.
+#[derive(Serialize)]
+struct MainLua {
+    /// Name of the shared memory: each generation has its own, so that old workers and new ones keep apart.
+    memory: String,
+    megabytes: u64,
+    program: String,
+    endpoints: String,
+    secret: String,
+    path: &'static str,
+}
+
+impl MainLua {
+    fn of(id: &GenerationId, folder: &str, upstreams: &BTreeMap<String, RoutedUpstream>) -> Self {
+        // Two sets at once, with room to grow; memory that is not used costs nothing.
+        let bytes = endpoints::text(&endpoints::of(upstreams)).len() as u64;
+        let place = |file: &str| format!("{folder}/{id}/{file}");
+        Self {
+            memory: format!("reeve_{}_{}", id.hash, id.number),
+            megabytes: (bytes.saturating_mul(16) >> 20).next_power_of_two().max(16),
+            program: place(LUA_FILE),
+            endpoints: place(ENDPOINTS_FILE),
+            secret: place(SECRET_FILE),
+            path: ENDPOINTS_PATH,
+        }
+    }
 }
 
 /// A value that a template wrote, or gave to a filter, and that could break out of its place. Never holds the value.

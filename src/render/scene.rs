@@ -13,8 +13,9 @@ use minijinja::value::Value;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::endpoints;
 use super::quote::{self, Refused};
-use crate::observed::{Endpoint, RoutedUpstream};
+use crate::observed::{Balancer, Endpoint, RoutedUpstream};
 use crate::spec::Owner;
 use crate::spec::container::hex;
 use crate::spec::table::DIRECTIVES;
@@ -51,6 +52,8 @@ pub struct UpstreamScene {
     pub endpoints: Vec<Value>,
     pub keepalive: Option<u32>,
     pub websocket: Option<Websocket>,
+    /// The method by which Lua balances it, in place of `balance` and `endpoints`.
+    pub lua: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,6 +75,8 @@ pub struct ServerScene {
     pub names: Vec<String>,
     pub tls: Option<TlsScene>,
     pub locations: Vec<LocationScene>,
+    /// Lua balances one of its locations.
+    pub lua: bool,
     /// Upstreams that this server belongs to: an error in it is theirs.
     #[serde(skip)]
     pub members: Vec<String>,
@@ -102,6 +107,20 @@ pub struct LocationScene {
     /// `off`, or a file.
     pub access_log: Option<String>,
     pub directives: Vec<(String, String)>,
+    pub lua: Option<LuaLocation>,
+}
+
+/// What a location does whose upstream Lua balances.
+#[derive(Debug, Serialize)]
+pub struct LuaLocation {
+    /// As the spec names the upstream.
+    pub title: String,
+    /// The status that it answers without endpoints.
+    pub when_empty: u16,
+    /// What is hashed to find the endpoint.
+    pub key: Option<String>,
+    /// Its balance counts the requests that are under way.
+    pub counts: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,6 +138,7 @@ pub fn build(
     owner: &Owner,
     routed: &BTreeMap<String, RoutedUpstream>,
     probe: SocketAddr,
+    balancer: Balancer,
 ) -> (Scene, BTreeMap<String, String>) {
     let mut faults = BTreeMap::new();
     let mut lower = BTreeMap::new();
@@ -139,14 +159,20 @@ pub fn build(
     }
     exclude_conflicts(&mut good, &mut faults);
 
-    let upstreams = good.iter().filter(|(_, one)| passes(one)).map(|(name, one)| upstream(owner, name, one)).collect();
-    let servers = servers(owner, &good);
+    let passing = good.iter().filter(|(_, one)| passes(one) || lua(one, balancer));
+    let upstreams = passing.map(|(name, one)| upstream(owner, name, one, balancer)).collect();
+    let servers = servers(owner, &good, balancer);
     (Scene { upstreams, servers }, faults)
 }
 
 /// It has somebody to pass requests to.
 fn passes(one: &RoutedUpstream) -> bool {
     one.upstream.redirect.is_none() && !one.endpoints.is_empty()
+}
+
+/// Lua balances it, whether it has endpoints or not.
+fn lua(one: &RoutedUpstream, balancer: Balancer) -> bool {
+    balancer == Balancer::Lua && endpoints::by_lua(one)
 }
 
 /// What is wrong with one upstream, whatever the others are.
@@ -318,7 +344,7 @@ fn websocket(owner: &Owner, name: &str, upstream: &Upstream) -> Option<Websocket
     Some(Websocket { variable, otherwise: if upstream.keepalive.is_some() { "" } else { "close" } })
 }
 
-fn upstream(owner: &Owner, name: &str, one: &RoutedUpstream) -> UpstreamScene {
+fn upstream(owner: &Owner, name: &str, one: &RoutedUpstream, balancer: Balancer) -> UpstreamScene {
     let balance = match &one.upstream.balance {
         Balance::RoundRobin => vec![],
         Balance::LeastConn => vec!["least_conn".to_owned()],
@@ -333,6 +359,13 @@ fn upstream(owner: &Owner, name: &str, one: &RoutedUpstream) -> UpstreamScene {
         endpoints: one.endpoints.iter().map(server_words).collect(),
         keepalive: one.upstream.keepalive.filter(|connections| *connections > 0),
         websocket: websocket(owner, name, &one.upstream),
+        lua: lua(one, balancer).then_some(match &one.upstream.balance {
+            Balance::RoundRobin => "round_robin",
+            Balance::LeastConn => "least_conn",
+            Balance::IpHash => "ip_hash",
+            Balance::Random => "random",
+            Balance::Hash(_) => "hash",
+        }),
     }
 }
 
@@ -345,7 +378,7 @@ fn server_words(endpoint: &Endpoint) -> Value {
     }
 }
 
-fn servers(owner: &Owner, good: &BTreeMap<&str, &RoutedUpstream>) -> Vec<ServerScene> {
+fn servers(owner: &Owner, good: &BTreeMap<&str, &RoutedUpstream>, balancer: Balancer) -> Vec<ServerScene> {
     // Per name, so that upstreams whose lists of names overlap only in part still meet in one server. Names with the
     // same upstreams are then one server again.
     let mut by_name: BTreeMap<(Listen, String), Vec<&str>> = BTreeMap::new();
@@ -372,7 +405,7 @@ fn servers(owner: &Owner, good: &BTreeMap<&str, &RoutedUpstream>) -> Vec<ServerS
             let tls = members.iter().find_map(|name| good.get(name).and_then(|one| one.upstream.tls.as_ref()));
             let members_of = members.iter().filter_map(|name| Some((*name, *good.get(name)?)));
             let mut locations: Vec<LocationScene> =
-                members_of.map(|(name, one)| location(owner, name, one, &default_headers)).collect();
+                members_of.map(|(name, one)| location(owner, name, one, &default_headers, balancer)).collect();
             locations.sort_by(|a, b| a.path.cmp(&b.path));
             if locations.iter().all(|location| location.path != "/") {
                 // Without it nginx would serve files of its own for every other path.
@@ -387,6 +420,7 @@ fn servers(owner: &Owner, good: &BTreeMap<&str, &RoutedUpstream>) -> Vec<ServerS
                     certificate: tls.certificate.to_string_lossy().into_owned(),
                     key: tls.key.to_string_lossy().into_owned(),
                 }),
+                lua: locations.iter().any(|location| location.lua.is_some()),
                 locations,
                 members: members.into_iter().map(str::to_owned).collect(),
             };
@@ -426,26 +460,45 @@ impl LocationScene {
             max_body_size: None,
             access_log: None,
             directives: Vec::new(),
+            lua: None,
         }
     }
 }
 
-fn location(owner: &Owner, name: &str, one: &RoutedUpstream, default_headers: &Value) -> LocationScene {
+fn location(
+    owner: &Owner,
+    name: &str,
+    one: &RoutedUpstream,
+    default_headers: &Value,
+    balancer: Balancer,
+) -> LocationScene {
     let upstream = &one.upstream;
     let access_log = upstream.access_log.as_ref().map(|log| match log {
         AccessLog::Off => "off".to_owned(),
         AccessLog::File(path) => path.to_string_lossy().into_owned(),
     });
     let directives = upstream.directives.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    let answer = match (&upstream.redirect, one.endpoints.is_empty(), &upstream.when_empty) {
-        (Some(redirect), _, _) => {
+    // `keep`, and there never was one.
+    let when_empty = match upstream.when_empty {
+        WhenEmpty::Status(code) => code,
+        WhenEmpty::Keep => 503,
+    };
+    let by_lua = lua(one, balancer).then(|| LuaLocation {
+        title: name.to_owned(),
+        when_empty,
+        key: match &upstream.balance {
+            Balance::Hash(key) => Some(key.clone()),
+            Balance::RoundRobin | Balance::LeastConn | Balance::IpHash | Balance::Random => None,
+        },
+        counts: upstream.balance == Balance::LeastConn,
+    });
+    let answer = match (&upstream.redirect, one.endpoints.is_empty() && by_lua.is_none()) {
+        (Some(redirect), _) => {
             let to = if redirect.to == "https" { "https://$host$request_uri" } else { &redirect.to };
             Some(Answer { code: redirect.code, to: Some(to.to_owned()) })
         }
-        (None, true, WhenEmpty::Status(code)) => Some(Answer { code: *code, to: None }),
-        // `keep`, and there never was one.
-        (None, true, WhenEmpty::Keep) => Some(Answer { code: 503, to: None }),
-        (None, false, _) => None,
+        (None, true) => Some(Answer { code: when_empty, to: None }),
+        (None, false) => None,
     };
     if let Some(answer) = answer {
         return LocationScene {
@@ -474,6 +527,7 @@ fn location(owner: &Owner, name: &str, one: &RoutedUpstream, default_headers: &V
         max_body_size: upstream.max_body_size,
         access_log,
         directives,
+        lua: by_lua,
     }
 }
 

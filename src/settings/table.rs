@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::values;
-use super::{LogFormat, NginxMode, Settings};
+use super::{EndpointsMode, LogFormat, NginxMode, Settings};
 
 /// When a changed value comes into force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,8 @@ fn shown_if(path: Option<&PathBuf>) -> Option<String> {
 }
 
 const MODES: [(&str, NginxMode); 2] = [("host", NginxMode::Host), ("off", NginxMode::Off)];
+const ENDPOINTS: [(&str, EndpointsMode); 3] =
+    [("auto", EndpointsMode::Auto), ("reload", EndpointsMode::Reload), ("lua", EndpointsMode::Lua)];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -316,6 +318,16 @@ pub const ENTRIES: &[Entry] = &[
             Ok(())
         },
         |settings| shown_if(settings.nginx.template.as_ref()),
+    ),
+    Entry::new(
+        "nginx.endpoints",
+        "REEVE_NGINX_ENDPOINTS",
+        "How a change of endpoints reaches nginx: reload, lua (without a reload), or auto (lua where it works)",
+        |settings, given| values::one_of(given.text(), &ENDPOINTS).map(|mode| settings.nginx.endpoints = mode),
+        |settings| {
+            let word = ENDPOINTS.iter().find(|(_, mode)| *mode == settings.nginx.endpoints);
+            word.map(|(word, _)| (*word).to_owned())
+        },
     ),
     Entry::new(
         "nginx.load_timeout",

@@ -229,6 +229,7 @@ fn every_key_is_either_taken_or_left_as_the_table_says() {
         ("http.listen", "127.0.0.1:1"),
         ("nginx.probe", "127.0.0.1:2"),
         ("nginx.mode", "off"),
+        ("nginx.endpoints", "reload"),
         ("log.format", "json"),
         ("log.level", "trace"),
         ("loop.distrust_percent", "7"),

@@ -121,6 +121,10 @@ impl Status {
                 put(&mut text, format_args!(", current is {}", nginx.current.as_deref().unwrap_or("none")));
             }
             text.push('\n');
+            if !nginx.endpoints.is_empty() {
+                let why = nginx.endpoints_reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                put(&mut text, format_args!("Endpoints change by {}{why}\n", nginx.endpoints));
+            }
             if nginx.retiring_workers > 0 {
                 put(&mut text, format_args!("Old workers of {} generations are still alive\n", nginx.retiring_workers));
             }

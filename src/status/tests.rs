@@ -131,6 +131,7 @@ fn generation(slots: &[u32]) -> Generation {
     let routed = RoutedUpstream { upstream: upstream(), endpoints: endpoints.collect(), files: BTreeMap::new() };
     let manifest = Manifest { upstreams: BTreeMap::from([("http_backend".to_owned(), routed)]), ..Default::default() };
     Generation {
+        endpoints: None,
         manifest: Arc::new(manifest),
         damaged: Vec::new(),
         created_at: at(0),
@@ -188,6 +189,7 @@ pub(crate) fn observed() -> Observed {
             included: true,
             config: "/etc/nginx/nginx.conf".to_owned(),
             worker_shutdown_timeout: Some("1m".to_owned()),
+            lua: Err("nginx.endpoints is reload".to_owned()),
             process: NginxProcess::Running { master: 1 },
             current: Some(id(1)),
             generations: BTreeMap::from([(id(1), generation(&[1, 2])), (id(2), generation(&[2, 3]))]),

@@ -18,6 +18,7 @@ use reeve::observed::{
 use reeve::plan::gates::Gates;
 use reeve::plan::{Action, Context, DockerAction, NginxContext, Plan, Removals, plan};
 use reeve::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
+use reeve::settings::EndpointsMode;
 use reeve::spec::load::{LoadOptions, load_text};
 use reeve::spec::{Owner, Spec};
 
@@ -51,6 +52,7 @@ pub fn context<'a>(renderer: &'a Renderer, project: &str) -> Context<'a> {
             renderer,
             template_fault: None,
             start: true,
+            endpoints: EndpointsMode::Reload,
             max_worker_generations: 10,
             probe: probe(),
             generations: Path::new("/var/lib/reeve/generations"),
@@ -92,6 +94,7 @@ pub fn empty_world() -> Observed {
             listens: BTreeMap::new(),
             tls: BTreeMap::new(),
             worker_shutdown_timeout: Some("30s".to_owned()),
+            lua: Ok(()),
         }),
         directory: View::Known(Directory::default()),
         host: Host { addresses: [IpAddr::from([127, 0, 0, 1])].into(), default_route: None, name: "host1".to_owned() },

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
-    CheckSeen, CheckStatus, Container, ContainerState, Destination, Discovered, FileSeen, Health, Loaded, Maintenance,
-    NginxProcess, Observed, PublishedPort, Refused, RefusedNew, Rejection, Stage, Stranger, StrangerRegistration,
-    TemplateFailure, TemplateRecord, TemplateStage, Trouble, View,
+    CheckSeen, CheckStatus, Container, ContainerState, Destination, Discovered, FileSeen, Generation, Health, Loaded,
+    Maintenance, NginxProcess, Observed, PublishedPort, Refused, RefusedNew, Rejection, Stage, Stranger,
+    StrangerRegistration, TemplateFailure, TemplateRecord, TemplateStage, Trouble, View,
 };
 
 use super::templates;
@@ -225,7 +225,10 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             let nginx = world.nginx.known_mut().expect("nginx is known");
             let refused = nginx.current.clone().expect("there is a generation");
             let others = nginx.generations.iter().filter(|(id, _)| **id != refused);
-            let before = others.max_by_key(|(_, one)| one.created_at).map(|(id, _)| id.clone());
+            let routes =
+                |one: &Generation| one.manifest.upstreams.values().map(|routed| routed.endpoints.len()).sum::<usize>();
+            // Made in the same moment: the one that routes more came later.
+            let before = others.max_by_key(|(_, one)| (one.created_at, routes(one))).map(|(id, _)| id.clone());
             let generation = nginx.generations.get_mut(&refused).expect("it is there");
             generation.rejected = Some(Rejection { message: words.join(" "), at: now, stage: Stage::Check });
             nginx.current = before.clone();
@@ -236,6 +239,21 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             let id = replica(world, name).id.clone();
             let until = now + SignedDuration::from_secs(seconds.parse().expect("a number of seconds"));
             world.docker.known_mut().expect("Docker is known").flapping.insert(id, until);
+        }
+        ["no-lua", words @ ..] => {
+            world.nginx.known_mut().expect("nginx is known").lua = Err(words.join(" "));
+        }
+        // The file that nginx reads at its start; or nginx lost what was sent to it.
+        ["endpoints", what] => {
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            let current = nginx.current.clone().expect("there is a generation");
+            let generation = nginx.generations.get_mut(&current).expect("it is there");
+            let seen = generation.endpoints.as_mut().expect("Lua balances it");
+            match *what {
+                "edited" => seen.file = None,
+                "unsent" => seen.loaded = Some("000000000000".to_owned()),
+                other => panic!("nobody knows how endpoints are {other}"),
+            }
         }
         ["edited", file] => {
             let nginx = world.nginx.known_mut().expect("nginx is known");

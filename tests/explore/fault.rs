@@ -31,6 +31,8 @@ pub enum Fault {
     CatalogLost(String),
     LeaderLost,
     Edited,
+    /// Of a generation that Lua balances: the file that nginx reads at its start.
+    EndpointsEdited,
     SwitchedBack,
     GenerationsDeleted,
     ReloadedByHand,
@@ -69,6 +71,7 @@ impl Fault {
             Self::CatalogLost(_) => "catalog_lost",
             Self::LeaderLost => "leader_lost",
             Self::Edited => "edited",
+            Self::EndpointsEdited => "endpoints_edited",
             Self::SwitchedBack => "switched_back",
             Self::GenerationsDeleted => "generations_deleted",
             Self::ReloadedByHand => "reloaded_by_hand",
@@ -94,6 +97,7 @@ impl Fault {
             Self::AllDeregistered,
             Self::LeaderLost,
             Self::Edited,
+            Self::EndpointsEdited,
             Self::SwitchedBack,
             Self::GenerationsDeleted,
             Self::ReloadedByHand,
@@ -161,6 +165,7 @@ impl Fault {
             | Self::CatalogLost(_)
             | Self::LeaderLost => self.strike_consul(after.world.consul.known_mut()?, &mut after.ills, now)?,
             Self::Edited
+            | Self::EndpointsEdited
             | Self::SwitchedBack
             | Self::GenerationsDeleted
             | Self::ReloadedByHand
@@ -341,6 +346,10 @@ impl Fault {
                 }
                 generation.damaged.push("files/upstream.conf".to_owned());
             }
+            Self::EndpointsEdited => {
+                let generation = nginx.generations.get_mut(nginx.current.as_ref()?)?;
+                generation.endpoints.as_mut()?.file.take()?;
+            }
             Self::SwitchedBack => {
                 let current = nginx.current.clone();
                 let other = nginx.generations.keys().find(|id| Some(*id) != current.as_ref())?.clone();
@@ -358,6 +367,11 @@ impl Fault {
                 let same = nginx.loaded == Loaded::Generation(current.clone());
                 if same || !matches!(nginx.process, NginxProcess::Running { .. }) {
                     return None;
+                }
+                for (id, generation) in &mut nginx.generations {
+                    if let Some(endpoints) = &mut generation.endpoints {
+                        endpoints.loaded = endpoints.file.clone().filter(|_| *id == current);
+                    }
                 }
                 nginx.loaded = Loaded::Generation(current);
                 nginx.loaded_since = now;

@@ -199,6 +199,13 @@ fn nginx(view: &View<Nginx>, ages: &Ages, h: &mut DefaultHasher) {
     for id in in_use {
         let generation = nginx.generations.get(id);
         (&id.hash, generation.map(|g| (g.damaged.len(), g.rejected.is_some()))).hash(h);
+        // Where Lua balances, the hash of a generation does not tell its endpoints.
+        if let Some((g, endpoints)) = generation.and_then(|g| Some((g, g.endpoints.as_ref()?))) {
+            (endpoints.file.is_some(), endpoints.file == endpoints.loaded).hash(h);
+            for (name, routed) in &g.manifest.upstreams {
+                (name, &routed.endpoints).hash(h);
+            }
+        }
     }
     (nginx.current == loaded(nginx).cloned()).hash(h);
     // More than are kept: one of them is about to be removed.

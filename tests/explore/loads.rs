@@ -49,7 +49,7 @@ impl Judge<'_> {
                 });
                 ensure(!just_refused || self.stale(), "it writes again at once what nginx has refused")
             }
-            NginxAction::QuitOrphans { .. } => Ok(()),
+            NginxAction::SetEndpoints { .. } | NginxAction::QuitOrphans { .. } => Ok(()),
         }
     }
 

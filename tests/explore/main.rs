@@ -90,6 +90,7 @@ macro_rules! explored {
 
 explored!(
     roll,
+    roll_by_lua,
     scale,
     rename,
     remove,

@@ -9,6 +9,7 @@ use reeve::observed::{Container, ContainerState, Health, Instance, Loaded, Obser
 use reeve::plan::gates::{Gate, Gates};
 use reeve::plan::{Context, Removals};
 use reeve::render::Renderer;
+use reeve::settings::EndpointsMode;
 use reeve::spec::Spec;
 use reeve::spec::upstream::CatalogQuery;
 
@@ -24,6 +25,8 @@ pub struct Scenario {
     pub foreign: BTreeMap<String, Vec<Instance>>,
     /// The last spec removes too much at once, and nobody said that it is meant.
     pub held: bool,
+    /// Lua balances.
+    lua: bool,
     /// This service's containers are Consul's servers.
     pub servers: Option<&'static str>,
     /// What is there in the end, for each spec.
@@ -56,6 +59,7 @@ impl Scenario {
             floors,
             foreign: BTreeMap::new(),
             held: false,
+            lua: false,
             servers: None,
             ends: Vec::new(),
             empty: common::empty_world(),
@@ -121,6 +125,12 @@ impl Scenario {
         self
     }
 
+    /// Endpoints change without a reload.
+    pub fn by_lua(mut self) -> Self {
+        self.lua = true;
+        self
+    }
+
     pub fn faults_from(mut self, spec: usize) -> Self {
         self.faults_from = spec;
         self
@@ -161,6 +171,9 @@ impl Scenario {
         let mut context = common::context(&self.renderer, common::PROJECT);
         if self.held {
             context.removals = Removals::Held;
+        }
+        if let Some(nginx) = context.nginx.as_mut().filter(|_| self.lua) {
+            nginx.endpoints = EndpointsMode::Auto;
         }
         context
     }

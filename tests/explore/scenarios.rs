@@ -37,6 +37,13 @@ pub fn roll() -> Scenario {
     Scenario::new("roll", &[BOTH, &rolled, BOTH])
 }
 
+/// The same with endpoints that Lua balances; and an upstream more at the end, which is a new generation.
+pub fn roll_by_lua() -> Scenario {
+    let rolled = with(BOTH, &[("free:1", "free:2"), ("fixed:1", "fixed:2")]);
+    let more = with(BOTH, &[("upstreams:\n", "upstreams:\n  again: { service: free, listen: 8082, drain: 5s }\n")]);
+    Scenario::new("roll_by_lua", &[BOTH, &rolled, &more]).by_lua()
+}
+
 /// Up, down to one, and rolled while that goes on.
 pub fn scale() -> Scenario {
     let one = with(BOTH, &[("replicas: 2", "replicas: 1")]);

@@ -169,10 +169,12 @@ impl State {
             };
             let before = &self.ghost.running;
             let same = before.len() == ids.len() && before.iter().zip(&ids).all(|((known, _), id)| known == *id);
-            if !same {
+            let by_lua = |id: &GenerationId| nginx.generations.get(id).is_some_and(|one| one.endpoints.is_some());
+            if !same || ids.iter().any(|id| by_lua(id)) {
                 let manifest = |id: &GenerationId| {
                     let known = before.iter().find(|(known, _)| known == id).map(|(_, manifest)| manifest.clone());
-                    known.or_else(|| Some(nginx.generations.get(id)?.manifest.clone()))
+                    // Its endpoints change while it is loaded.
+                    known.filter(|_| !by_lua(id)).or_else(|| Some(nginx.generations.get(id)?.manifest.clone()))
                 };
                 let running = ids.into_iter().filter_map(|id| Some((id.clone(), manifest(id)?))).collect();
                 self.ghost.running = running;

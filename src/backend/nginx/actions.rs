@@ -14,16 +14,21 @@ use super::generations::{Found, Rejection};
 use super::loaded::{LogTail, Look, blocking, read_pid};
 use super::main_config::{CheckPlaces, MainConfig};
 use super::probe::Answer;
-use super::{Memory, Nginx, Shared, process};
+use super::{Memory, Nginx, Shared, lua, process};
 use crate::backend::directory::{check_owner, claim};
 use crate::observed::{GenerationId, Loaded, NginxProcess, Stage};
 use crate::plan::NginxAction;
 use crate::plan::action::NewGeneration;
+use crate::render::SECRET_FILE;
+use crate::render::endpoints::{self, Endpoints};
 use crate::spec::container::hex;
 use crate::world::ActionError;
 
 /// How long orphans may take to let go of their ports. They close what they listen on at once; then they finish requests.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After so long every worker has looked at the set that was just sent.
+const AGREED: Duration = Duration::from_millis(5);
 
 /// Prefix of the copy beside the main configuration: hidden, so that no pattern of an `include` takes it in.
 const COPY_PREFIX: &str = ".reeve-check-";
@@ -43,6 +48,7 @@ impl Nginx {
             NginxAction::SwitchGeneration { id } => self.switch(id).await,
             NginxAction::Reload { expect } => self.reload(expect).await,
             NginxAction::Start { expect } => self.start(expect).await,
+            NginxAction::SetEndpoints { expect, endpoints } => self.set_endpoints(expect, endpoints).await,
             NginxAction::QuitOrphans { pids } => self.quit_orphans(pids).await,
             NginxAction::RemoveGeneration { id } => self.remove(id).await,
         }
@@ -248,6 +254,39 @@ impl Nginx {
         }
     }
 
+    /// The file first: whatever happens afterwards, a start of nginx finds what is wanted.
+    async fn set_endpoints(&self, expect: &GenerationId, endpoints: &Endpoints) -> Result<(), ActionError> {
+        let shared = self.shared.clone();
+        self.expect_current(expect).await?;
+        let text = endpoints::text(endpoints);
+        let secret = shared.generations.secret(expect);
+        {
+            let (shared, expect, text) = (shared.clone(), expect.clone(), text.clone());
+            blocking(move || {
+                shared.usable(&expect)?;
+                shared.generations.write_endpoints(&expect, &text).map_err(ActionError::Transient)
+            })
+            .await?;
+        }
+        let answer = lua::push(shared.observer.probe(), &secret, &text).await.map_err(ActionError::Transient)?;
+        let said = answer.body.trim();
+        match (answer.status, said.split(' ').next().and_then(GenerationId::parse)) {
+            (200, Some(loaded)) if loaded == *expect => {
+                // Each worker looks for a new set once in a millisecond.
+                tokio::time::sleep(AGREED).await;
+                Ok(())
+            }
+            (200, _) => Err(ActionError::Conflict(format!("nginx runs another generation than {expect}: {said}"))),
+            (403, _) => Err(ActionError::Conflict(format!(
+                "nginx refuses reeve's secret for the endpoints of generation {expect}: it runs another one, or {} was edited",
+                secret.display()
+            ))),
+            (status, _) => Err(ActionError::Transient(format!(
+                "nginx does not take the endpoints of generation {expect} (status {status}): {said}"
+            ))),
+        }
+    }
+
     async fn quit_orphans(&self, pids: &[i32]) -> Result<(), ActionError> {
         let table = blocking(process::all_of_nginx).await;
         let alive: Vec<i32> = pids.iter().copied().filter(|pid| process::read(*pid).is_some()).collect();
@@ -393,7 +432,8 @@ fn already(there: &crate::observed::Generation, new: &NewGeneration) -> Result<(
     let same = |(name, text): (&String, &std::sync::Arc<str>)| {
         there.manifest.files.get(name) == Some(&hex(&Sha256::digest(text.as_bytes())))
     };
-    if there.manifest.files.len() == new.files.len() && new.files.iter().all(same) {
+    let written = there.manifest.files.keys().filter(|name| name.as_str() != SECRET_FILE).count();
+    if written == new.files.len() && new.files.iter().all(same) {
         return Ok(());
     }
     Err(ActionError::Conflict(format!("another generation has the id {} already", new.id)))
@@ -420,7 +460,7 @@ fn with_log(reason: String, log: &LogTail) -> String {
 }
 
 /// nginx's reasons without its talk: the lines that made it refuse, or everything when there is none.
-fn essence(output: &str) -> String {
+pub(super) fn essence(output: &str) -> String {
     const LONGEST: usize = 4096;
     let serious: Vec<&str> =
         output.lines().filter(|line| line.contains("[emerg]") || line.contains("[crit]")).collect();

@@ -6,16 +6,18 @@
 //!                             /files/*.conf
 //!                             /manifest.json    what it was rendered from, and the digest of every file
 //!                             /manifest.sha256  the manifest's own digest
+//!                             /endpoints        of one that Lua balances: the set that nginx loads at its start
+//!                             /secret.conf      of the same: who may set them in the running nginx (0600)
 //!                             /unchecked        until nginx has accepted it: a crash before that leaves nothing to trust
 //!                             /rejected         nginx's message, when it has refused it
 //! ```
 //!
-//! A generation is written as a whole and never changed. It must not ask nginx anything: that is `mod`'s.
+//! A generation is written as a whole and never changed, but for `endpoints`. It must not ask nginx anything: that is `mod`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,10 +25,11 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::files::Files;
+use super::lua;
 use crate::backend::directory::{sync_folder, write_atomic};
-use crate::observed::{self, Generation, GenerationId, Manifest, Stage};
+use crate::observed::{self, Balancer, EndpointsSeen, Generation, GenerationId, Manifest, Stage};
 use crate::plan::action::NewGeneration;
-use crate::render::ENTRY_FILE;
+use crate::render::{ENDPOINTS_FILE, ENTRY_FILE, SECRET_FILE, endpoints};
 use crate::spec::container::hex;
 
 /// The manifest's name, also in `Generation::damaged`: it then cannot be believed, and what the generation routes to is
@@ -35,6 +38,8 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 const MANIFEST_DIGEST_FILE: &str = "manifest.sha256";
 const UNCHECKED_FILE: &str = "unchecked";
 const REJECTED_FILE: &str = "rejected";
+/// Temporary files of atomic writes begin like this.
+const TEMPORARY: &str = ".reeve-";
 const FILES_FOLDER: &str = "files";
 
 /// From so many files on, one sync of the whole file system is faster than one for each.
@@ -42,7 +47,8 @@ const SYNC_EACH_UP_TO: usize = 32;
 
 /// Names of other files that a generation's folder may hold.
 fn is_own_file(name: &str) -> bool {
-    [MANIFEST_FILE, MANIFEST_DIGEST_FILE, UNCHECKED_FILE, REJECTED_FILE].contains(&name)
+    [MANIFEST_FILE, MANIFEST_DIGEST_FILE, UNCHECKED_FILE, REJECTED_FILE, ENDPOINTS_FILE].contains(&name)
+        || name.starts_with(TEMPORARY)
 }
 
 /// The generations of one folder of reeve's.
@@ -59,7 +65,7 @@ pub type Manifests = BTreeMap<Arc<str>, Arc<Manifest>>;
 pub enum Found {
     /// Written, and never checked: a crash came in between. As good as not there.
     Unchecked,
-    Complete(Generation, Option<Rejection>),
+    Complete(Box<Generation>, Option<Rejection>),
 }
 
 /// nginx's refusal.
@@ -218,7 +224,10 @@ impl Generations {
             if files.digest(&path).ok().is_none_or(|present| *present != **digest) {
                 damaged.push(name.clone());
             }
-            if with_text && let Ok(content) = files.get(&path) {
+            if with_text
+                && name != SECRET_FILE
+                && let Ok(content) = files.get(&path)
+            {
                 texts.insert(name.clone(), content.text);
             }
         }
@@ -231,7 +240,17 @@ impl Generations {
             stage: rejection.stage,
         });
         let created_at = created_at(&folder);
-        Ok(Some(Found::Complete(Generation { manifest, damaged, created_at, rejected, files: texts }, rejection)))
+        let mut manifest = manifest;
+        let endpoints = (manifest.balancer == Balancer::Lua).then(|| {
+            let text = files.get(&folder.join(ENDPOINTS_FILE)).ok().map(|content| content.text);
+            let set = text.and_then(|text| endpoints::parse(&text));
+            if let Some((_, set)) = set.as_ref().filter(|(_, set)| endpoints::differ(&manifest, set)) {
+                endpoints::replace(Arc::make_mut(&mut manifest), set);
+            }
+            EndpointsSeen { file: set.map(|(hash, _)| hash), loaded: None }
+        });
+        let generation = Generation { manifest, damaged, created_at, rejected, files: texts, endpoints };
+        Ok(Some(Found::Complete(Box::new(generation), rejection)))
     }
 
     /// The manifest of one generation, in whatever state; `None`: there is none that can be believed.
@@ -265,6 +284,13 @@ impl Generations {
             manifest.files.insert(name.clone(), hex(&Sha256::digest(text.as_bytes())));
             write(&folder.join(name), text.as_bytes(), each)?;
         }
+        if let Some(set) = endpoints::of_manifest(&manifest) {
+            write(&folder.join(ENDPOINTS_FILE), endpoints::text(&set).as_bytes(), each)?;
+            let secret = lua::secret_file()?;
+            // Of random bytes, a digest tells nothing.
+            manifest.files.insert(SECRET_FILE.to_owned(), hex(&Sha256::digest(secret.as_bytes())));
+            write_secret(&folder.join(SECRET_FILE), secret.as_bytes(), each)?;
+        }
         let text = serde_json::to_vec(&manifest).map_err(io::Error::other)?;
         write(&folder.join(MANIFEST_FILE), &text, each)?;
         write(&folder.join(MANIFEST_DIGEST_FILE), hex(&Sha256::digest(&text)).as_bytes(), each)?;
@@ -274,6 +300,23 @@ impl Generations {
             return sync_folder(folder);
         }
         Ok(rustix::fs::syncfs(fs::File::open(folder)?)?)
+    }
+
+    /// Writes the endpoints that nginx loads at its start, in the place of the old ones.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_endpoints(&self, id: &GenerationId, text: &str) -> Result<(), String> {
+        let path = self.path(id).join(ENDPOINTS_FILE);
+        if fs::read_to_string(&path).is_ok_and(|present| present == text) {
+            return Ok(());
+        }
+        write_atomic(&path, text.as_bytes(), 0o644).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+
+    /// The file with the secret of a generation that Lua balances.
+    pub fn secret(&self, id: &GenerationId) -> PathBuf {
+        self.path(id).join(SECRET_FILE)
     }
 
     /// nginx has accepted it.
@@ -413,6 +456,13 @@ fn write(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
     if sync { file.sync_all() } else { Ok(()) }
 }
 
+/// For nobody's eyes but ours and those of nginx's master, which reads its configuration as root, or as we do.
+fn write_secret(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    if sync { file.sync_all() } else { Ok(()) }
+}
+
 fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -421,154 +471,5 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(number: u32) -> GenerationId {
-        GenerationId { hash: "abcdef012345".to_owned(), number }
-    }
-
-    fn new(number: u32) -> NewGeneration {
-        let files = [("reeve.conf", "include x;\n"), ("files/upstream-a.conf", "upstream a { }\n")];
-        NewGeneration {
-            id: id(number),
-            manifest: Manifest { owner: "shop@edge-1".to_owned(), template: "t".to_owned(), ..Manifest::default() },
-            files: files.map(|(name, text)| (name.to_owned(), Arc::from(text))).into(),
-            template: Arc::from("t"),
-        }
-    }
-
-    struct Place {
-        _folder: tempfile::TempDir,
-        generations: Generations,
-        files: Files,
-        manifests: Manifests,
-    }
-
-    impl Place {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().expect("a folder");
-            let generations = Generations::new(folder.path().to_owned());
-            Self { _folder: folder, generations, files: Files::default(), manifests: Manifests::new() }
-        }
-
-        fn checked(number: u32) -> Self {
-            let place = Self::new();
-            place.generations.write(&new(number)).expect("written");
-            place.generations.mark_checked(&id(number)).expect("marked");
-            place
-        }
-
-        fn read(&mut self, number: u32) -> Option<Found> {
-            self.generations.read(&id(number), true, &mut self.files, &mut self.manifests).expect("readable")
-        }
-
-        fn generation(&mut self, number: u32) -> Generation {
-            match self.read(number) {
-                Some(Found::Complete(generation, _)) => generation,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn what_was_written_is_read_back_undamaged_after_the_check() {
-        let mut place = Place::new();
-        assert!(place.read(1).is_none());
-        assert_eq!(place.generations.ids(), Ok(BTreeSet::new()), "a missing folder holds none");
-        place.generations.write(&new(1)).expect("written");
-        assert!(
-            matches!(place.read(1), Some(Found::Unchecked)),
-            "a crash before the check must leave nothing to trust"
-        );
-        place.generations.mark_checked(&id(1)).expect("marked");
-        let generation = place.generation(1);
-        assert_eq!(generation.damaged, Vec::<String>::new());
-        assert_eq!(&*generation.files["reeve.conf"], "include x;\n");
-        assert_eq!(generation.manifest.owner, "shop@edge-1");
-        assert_eq!(generation.rejected, None);
-        assert_eq!(place.generations.ids(), Ok(BTreeSet::from([id(1)])));
-    }
-
-    #[test]
-    fn an_edited_a_missing_and_an_added_file_are_damage() {
-        let mut place = Place::checked(1);
-        let folder = place.generations.path(&id(1));
-        fs::write(folder.join("reeve.conf"), "include y;\n").expect("edited");
-        assert_eq!(place.generation(1).damaged, ["reeve.conf"]);
-        assert_eq!(&*place.generation(1).files["reeve.conf"], "include y;\n", "the present text is what a plan shows");
-        fs::remove_file(folder.join("files/upstream-a.conf")).expect("removed");
-        assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf"]);
-        fs::write(folder.join("files/other.conf"), "").expect("added");
-        fs::create_dir(folder.join("more")).expect("added");
-        assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf", "files/other.conf", "more"]);
-    }
-
-    #[test]
-    fn a_manifest_that_was_edited_is_not_believed() {
-        let mut place = Place::checked(1);
-        let path = place.generations.path(&id(1)).join(MANIFEST_FILE);
-        let text = fs::read_to_string(&path).expect("there");
-        fs::write(&path, text.replace("shop@edge-1", "blog@edge-1")).expect("edited");
-        let generation = place.generation(1);
-        assert_eq!(generation.damaged, [MANIFEST_FILE]);
-        assert_eq!(*generation.manifest, Manifest::default());
-        fs::remove_file(&path).expect("removed");
-        assert_eq!(place.generation(1).damaged, [MANIFEST_FILE]);
-    }
-
-    #[test]
-    fn a_refusal_holds_until_its_surroundings_change() {
-        let mut place = Place::new();
-        place.generations.write(&new(1)).expect("written");
-        let at: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let message = "nginx: [emerg] no\nmore".to_owned();
-        let mut rejection = Rejection { message, surroundings: "abc".to_owned(), at, stage: Stage::Check };
-        for stage in [Stage::Check, Stage::Load, Stage::Start] {
-            rejection.stage = stage;
-            place.generations.mark_rejected(&id(1), &rejection).expect("marked");
-            let Some(Found::Complete(generation, Some(read))) = place.read(1) else { panic!("not rejected") };
-            let seen = generation.rejected.expect("rejected");
-            assert_eq!((seen.message.as_str(), seen.stage), ("nginx: [emerg] no\nmore", stage));
-            assert_eq!(generation.damaged, Vec::<String>::new());
-            assert_eq!(read, rejection);
-            assert!(read.holds("abc") && !read.holds("def"));
-        }
-    }
-
-    #[test]
-    fn current_is_switched_as_a_link_and_never_over_a_folder() {
-        let place = Place::checked(1);
-        assert_eq!(place.generations.current(), Ok(None));
-        place.generations.switch(&id(1)).expect("switched");
-        assert_eq!(place.generations.current(), Ok(Some(id(1))));
-        assert_eq!(fs::read_to_string(place.generations.entry()).expect("there"), "include x;\n");
-        place.generations.switch(&id(2)).expect("switched");
-        assert_eq!(place.generations.current(), Ok(Some(id(2))));
-        fs::remove_file(place.generations.link()).expect("removed");
-        symlink("/elsewhere/abcdef012345-1", place.generations.link()).expect("linked");
-        assert_eq!(place.generations.current(), Ok(None), "a link to somewhere else is not ours");
-        fs::remove_file(place.generations.link()).expect("removed");
-        fs::create_dir(place.generations.link()).expect("made");
-        assert_eq!(place.generations.current(), Ok(None));
-        assert!(place.generations.switch(&id(1)).expect_err("a folder").contains("move it away"));
-    }
-
-    #[test]
-    fn what_a_crash_left_is_cleaned_and_nothing_else() {
-        let mut place = Place::checked(1);
-        place.generations.write(&new(2)).expect("written");
-        let folder = place.generations.folder();
-        for name in [".new-abcdef012345-3", ".removed-abcdef012345-4", "somebody-elses"] {
-            fs::create_dir(folder.join(name)).expect("made");
-        }
-        place.generations.clean().expect("cleaned");
-        let mut left: Vec<_> = fs::read_dir(&folder).expect("there").flatten().map(|entry| entry.file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["abcdef012345-1", "somebody-elses"]);
-        assert_eq!(place.generation(1).damaged, Vec::<String>::new());
-        place.generations.remove(&id(1)).expect("removed");
-        place.generations.remove(&id(1)).expect("gone already");
-        assert!(place.read(1).is_none());
-    }
-}
+#[path = "generations_tests.rs"]
+mod tests;

@@ -47,11 +47,14 @@ const TRIES: u32 = 10;
 pub struct Observer {
     probe: SocketAddr,
     known: Mutex<BTreeMap<WorkerKey, GenerationId>>,
+    /// The hashes of their endpoints that generations have answered last. Not the workers': all of a generation have the
+    /// same, and it changes.
+    endpoints: Mutex<Vec<(GenerationId, String)>>,
 }
 
 impl Observer {
     pub fn new(probe: SocketAddr) -> Self {
-        Self { probe, known: Mutex::default() }
+        Self { probe, known: Mutex::default(), endpoints: Mutex::default() }
     }
 
     /// Looks at nginx. `ours`: the generations on disk, by which an answer is recognised when the pid file does not help.
@@ -76,7 +79,7 @@ impl Observer {
                 )),
                 None => Ok(stranger("it accepts connections and does not answer".to_owned()).await),
             },
-            Answer::Worker { id, pid } => {
+            Answer::Worker { id, pid, .. } => {
                 let Some(worker) =
                     answering.filter(|worker| matches!(worker.role(), Role::Worker | Role::RetiringWorker))
                 else {
@@ -138,7 +141,7 @@ impl Observer {
                 return Ok(look(ids.into_iter().chain(seen).collect()));
             }
             for answer in self.round(unknown.max(1) * 2).await {
-                if let Answer::Worker { id, pid } = answer
+                if let Answer::Worker { id, pid, .. } = answer
                     && process::read(pid).is_some_and(|worker| worker.role() == Role::Worker)
                 {
                     seen.insert(id);
@@ -189,7 +192,7 @@ impl Observer {
             for answer in self.round(self.known(&serving).1.max(1) + 1).await {
                 match answer {
                     Answer::Worker { id, .. } if id == *expect => answered = true,
-                    Answer::Worker { id, pid } => {
+                    Answer::Worker { id, pid, .. } => {
                         last = format!("worker {pid} still answers {id}");
                         clean_since = None;
                         answered = false;
@@ -231,6 +234,16 @@ impl Observer {
         (ids.into_iter().collect(), unknown)
     }
 
+    /// The hash of its endpoints that a worker of this generation has answered last.
+    pub fn endpoints_of(&self, id: &GenerationId) -> Option<String> {
+        let all = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find(|(known, _)| known == id).map(|(_, hash)| hash.clone())
+    }
+
+    pub fn probe(&self) -> SocketAddr {
+        self.probe
+    }
+
     /// Asks several times at once, each on a connection of its own, and remembers the answers.
     pub async fn round(&self, count: usize) -> Vec<Answer> {
         let answers = join_all((0..count.min(MAX_AT_ONCE)).map(|_| probe::ask(self.probe))).await;
@@ -253,8 +266,16 @@ impl Observer {
     }
 
     fn remember(&self, answer: &Answer) {
-        let Answer::Worker { id, pid } = answer else { return };
+        let Answer::Worker { id, endpoints, pid } = answer else { return };
         let Some(worker) = process::read(*pid) else { return };
+        if let Some(endpoints) = endpoints {
+            let mut all = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|(known, _)| known != id);
+            all.push((id.clone(), endpoints.clone()));
+            // Of a reload, two are of interest.
+            let surplus = all.len().saturating_sub(4);
+            all.drain(..surplus);
+        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.insert(worker.key(), id.clone()).is_none() {
             // Workers come and go: those that are gone are dropped when a new one comes.

@@ -210,6 +210,17 @@ impl MainConfig {
     }
 }
 
+/// What a configuration needs of the user's to tell whether nginx has Lua.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LuaBasis {
+    /// Lines for the main context: the modules that are loaded, and whom the workers run as.
+    pub main: Vec<String>,
+    /// Lines for the `http` block.
+    pub http: Vec<String>,
+    /// A directive of the user's that ours would be the second of.
+    pub taken: Option<String>,
+}
+
 /// Where the files of one check stand.
 #[derive(Debug)]
 pub struct CheckPlaces {
@@ -240,7 +251,57 @@ fn edited(text: &str, mut edits: Vec<(Range<usize>, String)>) -> String {
     text
 }
 
+impl MainConfig {
+    /// What of it decides whether Lua can be had.
+    pub fn lua_basis(&self, sources: &mut Sources, files: &mut Files, entry: &Path) -> LuaBasis {
+        let folder = self.root.path.parent().unwrap_or(Path::new("/")).to_owned();
+        let mut walk = Walk { sources, files, folder, entry: entry.to_string_lossy().into_owned(), followed: 0 };
+        let mut basis = LuaBasis::default();
+        walk.lua_basis(&self.root, &self.root.tree, Context::Main, &mut basis, 0);
+        basis
+    }
+}
+
 impl Walk<'_> {
+    fn lua_basis(
+        &mut self,
+        source: &Arc<Source>,
+        directives: &[Directive],
+        context: Context,
+        basis: &mut LuaBasis,
+        depth: usize,
+    ) {
+        if depth > MAX_DEPTH {
+            return;
+        }
+        for directive in directives {
+            let name = directive.name.as_str();
+            let line = || source.text.get(directive.span.clone()).map(|line| line.replace('\n', " "));
+            match context {
+                Context::Main if matches!(name, "load_module" | "user") => basis.main.extend(line()),
+                Context::Http if name.starts_with("init_by_lua") => {
+                    basis.taken = Some(format!("`{name}` ({}:{})", source.path.display(), directive.line));
+                }
+                Context::Http
+                    if name.ends_with("_temp_path") || matches!(name, "lua_package_path" | "lua_package_cpath") =>
+                {
+                    basis.http.extend(line());
+                }
+                Context::Main | Context::Http => {}
+            }
+            if context == Context::Main && name == "http" {
+                self.lua_basis(source, directive.block.as_deref().unwrap_or_default(), Context::Http, basis, depth);
+            }
+            if name == "include" && directive.args.len() == 1 {
+                for target in glob::expand(&self.folder.join(&directive.args[0])) {
+                    if let Some(inner) = self.follow(&target) {
+                        self.lua_basis(&inner, &inner.tree, context, basis, depth + 1);
+                    }
+                }
+            }
+        }
+    }
+
     /// The way to the entry file: what stands in this file first, then the includes in their order.
     fn find_entry(
         &mut self,

@@ -7,7 +7,7 @@
 //! - `generations`: the folders, the link, manifests, damage, refusals. `store`: copies of TLS files and templates.
 //! - `main_config`: the user's main configuration: the include line, the copy for the check.
 //! - `binary`: running nginx (`-V`, `-t`, start). `process`: `/proc`. `probe`, `loaded`: what the workers answer.
-//! - `listens`: can an address be bound? `actions`: what the actions do. `watch`: what wakes the loop.
+//! - `lua`: is there Lua, and the exchange of endpoints with it. `listens`: can an address be bound? `actions`: what the actions do. `watch`: what wakes the loop.
 
 mod actions;
 mod binary;
@@ -16,6 +16,7 @@ mod generations;
 mod glob;
 mod listens;
 mod loaded;
+mod lua;
 mod main_config;
 mod probe;
 mod process;
@@ -37,7 +38,8 @@ use self::main_config::{MainConfig, Sources};
 use self::store::Store;
 use crate::backend::directory::check_owner;
 use crate::observed::{self, Generation, GenerationId, Interest, Loaded, NginxProcess};
-use crate::settings::NginxSettings;
+use crate::render::endpoints;
+use crate::settings::{EndpointsMode, NginxSettings};
 use crate::spec::Owner;
 use crate::spec::upstream::Listen;
 use crate::world::ViewError;
@@ -57,6 +59,7 @@ struct Shared {
     config: PathBuf,
     prefix: Option<PathBuf>,
     load_timeout: Duration,
+    endpoints: EndpointsMode,
     directory: PathBuf,
     owner: Owner,
     generations: Generations,
@@ -74,6 +77,8 @@ struct Memory {
     files: Files,
     sources: Sources,
     manifests: Manifests,
+    /// Whether nginx has Lua, for a program and everything that it reads.
+    lua: Option<((Stamp, String), Result<(), String>)>,
     /// What was seen loaded last, and since when.
     loaded: Option<(Loaded, Timestamp)>,
 }
@@ -115,6 +120,7 @@ impl Nginx {
                 config: absolute(&settings.config),
                 prefix: settings.prefix.as_deref().map(absolute),
                 load_timeout: settings.load_timeout,
+                endpoints: settings.endpoints,
                 store: Store::new(&directory.join("generations")),
                 generations: Generations::new(directory.clone()),
                 directory,
@@ -139,11 +145,13 @@ impl Nginx {
         let shared = &self.shared;
         let build = shared.build().await?;
         let version = build.version.clone();
-        let disk = {
-            let shared = shared.clone();
+        let mut disk = {
+            let (shared, build) = (shared.clone(), build.clone());
             blocking(move || shared.disk(&build, true)).await?
         };
+        let lua = shared.lua(&build, &disk.main).await?;
         let look = shared.observer.look(&disk.main.pid_file, &disk.ids).await?;
+        shared.endpoints_in_force(&look.loaded, &mut disk.generations).await?;
         let templates = {
             let shared = shared.clone();
             let wanted = disk.templates(&look.loaded);
@@ -189,6 +197,7 @@ impl Nginx {
             listens,
             tls,
             worker_shutdown_timeout: disk.main.worker_shutdown_timeout,
+            lua,
         })
     }
 }
@@ -227,6 +236,62 @@ impl Shared {
         Ok(build)
     }
 
+    /// Can it balance by Lua? Asked again only when the program, or something that it reads, is another one.
+    async fn lua(&self, build: &Build, main: &MainConfig) -> Result<Result<(), String>, String> {
+        if self.endpoints == EndpointsMode::Reload {
+            return Ok(Err("nginx.endpoints is reload".to_owned()));
+        }
+        let (key, basis) = {
+            let mut memory = self.memory();
+            let Memory { files, sources, lua, .. } = &mut *memory;
+            let key = (self.binary.stamp()?, self.surroundings(main, sources, files, build));
+            if let Some((known, works)) = lua
+                && *known == key
+            {
+                return Ok(works.clone());
+            }
+            (key, main.lua_basis(sources, files, &self.generations.entry()))
+        };
+        let works = lua::works(&self.binary, &basis).await?;
+        self.memory().lua = Some((key, works.clone()));
+        Ok(works)
+    }
+
+    /// Puts into the manifests of loaded generations the endpoints that nginx routes to, which may not be those of the file.
+    async fn endpoints_in_force(
+        &self,
+        loaded: &Loaded,
+        generations: &mut BTreeMap<GenerationId, Generation>,
+    ) -> Result<(), String> {
+        let ids: Vec<&GenerationId> = match loaded {
+            Loaded::Generation(id) => vec![id],
+            Loaded::Mixed(ids) => ids.iter().collect(),
+            Loaded::Nothing | Loaded::Stranger(_) => Vec::new(),
+        };
+        for id in ids {
+            let Some(generation) = generations.get_mut(id) else { continue };
+            let Some(seen) = &mut generation.endpoints else { continue };
+            seen.loaded = self.observer.endpoints_of(id);
+            if seen.loaded == seen.file {
+                continue;
+            }
+            let Some((hash, set)) = lua::in_force(self.observer.probe(), &self.generations.secret(id), id).await?
+            else {
+                // It runs with another secret than the one on disk, so that is damaged, and there will be another generation.
+                continue;
+            };
+            let manifest = Arc::make_mut(&mut generation.manifest);
+            if hash == endpoints::NONE {
+                // nginx could not read the file at its start.
+                let balanced = manifest.upstreams.values_mut().filter(|routed| endpoints::by_lua(routed));
+                balanced.for_each(|routed| routed.endpoints.clear());
+            }
+            endpoints::replace(manifest, &set);
+            seen.loaded = Some(hash);
+        }
+        Ok(())
+    }
+
     /// Reads the main configuration and the generations. Blocks.
     fn disk(&self, build: &Build, with_text: bool) -> Result<Disk, String> {
         check_owner(&self.directory, &self.owner)?;
@@ -252,9 +317,11 @@ impl Shared {
                     continue;
                 }
             }
-            found.insert(id.clone(), generation);
+            found.insert(id.clone(), *generation);
         }
-        manifests.retain(|_, manifest| found.values().any(|generation| Arc::ptr_eq(&generation.manifest, manifest)));
+        let path = |id| self.generations.path(id).join(MANIFEST_FILE);
+        let used: BTreeSet<Arc<str>> = found.keys().filter_map(|id| files.digest(&path(id)).ok()).collect();
+        manifests.retain(|digest, _| used.contains(digest));
         files.forget_unused();
         Ok(Disk { main, current, generations: found, ids, retry })
     }

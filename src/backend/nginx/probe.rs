@@ -21,7 +21,12 @@ const MAX_ANSWER: u64 = 2048;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A worker, and what it has loaded.
-    Worker { id: GenerationId, pid: i32 },
+    Worker {
+        id: GenerationId,
+        /// Hash of the endpoints that this generation has now; `None`: they are part of it.
+        endpoints: Option<String>,
+        pid: i32,
+    },
     /// Nobody listens.
     Nobody,
     /// Somebody accepted the connection and closed it without a word: a worker that was just told to leave.
@@ -62,15 +67,25 @@ fn read(bytes: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let ok = head.starts_with("HTTP/1.1 200 ") || head.starts_with("HTTP/1.0 200 ");
-    let parts = body.trim_end().split_once(' ').filter(|_| ok);
-    match parts.and_then(|(id, pid)| Some((GenerationId::parse(id)?, pid.parse().ok()?))) {
-        Some((id, pid)) => Answer::Worker { id, pid },
+    match worker(body.trim_end()).filter(|_| ok) {
+        Some(worker) => worker,
         None => {
             let first: String =
                 text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(80).collect();
             Answer::Stranger(first)
         }
     }
+}
+
+/// `<id> <pid>`, or `<id> <hash of the endpoints> <pid>`.
+fn worker(body: &str) -> Option<Answer> {
+    let words: Vec<&str> = body.split(' ').collect();
+    let (id, endpoints, pid) = match words.as_slice() {
+        [id, pid] => (id, None, pid),
+        [id, endpoints, pid] => (id, Some((*endpoints).to_owned()), pid),
+        _ => return None,
+    };
+    Some(Answer::Worker { id: GenerationId::parse(id)?, endpoints, pid: pid.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -80,7 +95,10 @@ mod tests {
     #[test]
     fn only_the_exact_answer_counts() {
         let id = GenerationId { hash: "abc123".to_owned(), number: 2 };
-        assert_eq!(read(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nabc123-2 77\n"), Answer::Worker { id, pid: 77 });
+        let plain = Answer::Worker { id: id.clone(), endpoints: None, pid: 77 };
+        assert_eq!(read(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nabc123-2 77\n"), plain);
+        let by_lua = Answer::Worker { id, endpoints: Some("0123ab".to_owned()), pid: 77 };
+        assert_eq!(read(b"HTTP/1.1 200 OK\r\n\r\nabc123-2 0123ab 77\n"), by_lua);
         assert_eq!(read(b""), Answer::Closed);
         for other in ["HTTP/1.1 404 Not Found\r\n\r\nabc123-2 77\n", "HTTP/1.1 200 OK\r\n\r\nhello\n", "SSH-2.0\r\n"] {
             assert!(matches!(read(other.as_bytes()), Answer::Stranger(_)), "{other}");

@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// What the last look saw; cheap to get.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Glance {
-    answer: Option<GenerationId>,
+    answer: Option<(GenerationId, Option<String>)>,
     answered: bool,
     master: Option<(i32, u64)>,
     program: Option<Stamp>,
@@ -79,7 +79,7 @@ impl Nginx {
         Glance {
             answered: !matches!(answer, Answer::Nobody),
             answer: match answer {
-                Answer::Worker { id, .. } => Some(id),
+                Answer::Worker { id, endpoints, .. } => Some((id, endpoints)),
                 Answer::Nobody | Answer::Closed | Answer::Stranger(_) | Answer::Silent => None,
             },
             master: master.map(|master| master.key()),

@@ -7,16 +7,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reeve::backend::nginx::Nginx;
-use reeve::observed::{self, Endpoint, GenerationId, Interest, NginxProcess, RoutedUpstream};
+use reeve::observed::{self, Balancer, Endpoint, GenerationId, Interest, NginxProcess, RoutedUpstream};
 use reeve::plan::NginxAction;
 use reeve::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
-use reeve::settings::{NginxMode, NginxSettings};
+use reeve::settings::{EndpointsMode, NginxMode, NginxSettings};
 use reeve::spec::Owner;
 use reeve::spec::upstream::{Balance, CatalogQuery, Listen, Timeouts, Upstream, WhenEmpty};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub use crate::support::ports::fresh as free_port;
+
+/// Debian's, in the order in which they need each other.
+pub const LUA_MODULES: &str = "load_module /usr/lib/nginx/modules/ndk_http_module.so;\n\
+                               load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;\n";
 
 /// For what must come, on a loaded machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -38,6 +42,20 @@ impl Site {
     }
 
     pub fn with_http(http: &str) -> Self {
+        Self::with("worker_processes 2;", http)
+    }
+
+    /// With the modules that Lua needs, and reeve told to use it.
+    pub fn with_lua(main: &str) -> Self {
+        let mut site = Self::with(&format!("{LUA_MODULES}{main}"), "include REEVE/current/reeve.conf;");
+        site.settings.endpoints = EndpointsMode::Lua;
+        site.renderer = site.renderer.balanced_by(Balancer::Lua);
+        site.nginx = site.fresh();
+        site
+    }
+
+    /// `main`: what stands at the top of nginx's configuration.
+    pub fn with(main: &str, http: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().display().to_string();
         let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -46,7 +64,7 @@ impl Site {
         let user = if is_root() { "user root;" } else { "" };
         let http = http.replace("REEVE", &format!("{root}/reeve"));
         let text = format!(
-            "{user}\nworker_processes 2;\nworker_shutdown_timeout 20s;\npid {root}/nginx.pid;\n\
+            "{main}\n{user}\nworker_shutdown_timeout 20s;\npid {root}/nginx.pid;\n\
              error_log {root}/error.log notice;\nevents {{\n    worker_connections 256;\n}}\n\
              http {{\n    access_log off;\n{temp}    {http}\n}}\n"
         );
@@ -60,6 +78,7 @@ impl Site {
             start: true,
             probe: SocketAddr::from(([127, 0, 0, 1], free_port())),
             template: None,
+            endpoints: EndpointsMode::Reload,
             load_timeout: LIMIT,
             max_worker_generations: 10,
         };

@@ -313,6 +313,13 @@ impl Report {
         format!("| {scenario:<50} | {sent:>5} | {failed:>6} | {retried:>7} | {beyond:>8} | {sockets:>8} |")
     }
 
+    /// Fails when a kept connection was closed under a request: it was tried again, and nobody can tell that of a POST.
+    #[track_caller]
+    pub fn none_tried_again(&self) {
+        let retried = self.sum(false, |count| count.retried);
+        assert!(retried == 0, "{retried} requests met a closed connection:\n{self}");
+    }
+
     /// Prints what became of the load; fails when a request failed, but for those that nobody could have saved.
     #[track_caller]
     pub fn none_failed_but(&self, scenario: &str, beyond_help: impl Fn(&Failure) -> bool) {

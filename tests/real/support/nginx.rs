@@ -15,6 +15,8 @@ pub struct Nginx {
     pub folder: PathBuf,
     /// reeve's own directory.
     pub state: PathBuf,
+    /// What stands at the top of the configuration.
+    main: String,
 }
 
 impl Nginx {
@@ -22,9 +24,20 @@ impl Nginx {
         for sub in ["logs", "temp"] {
             fs::create_dir_all(folder.join(sub)).expect("nginx's folders are made");
         }
-        let nginx = Self { folder, state };
-        nginx.write_config(&format!("    include {}/current/reeve.conf;\n", nginx.state.display()));
+        let nginx = Self { folder, state, main: String::new() };
+        nginx.write_own_config();
         nginx
+    }
+
+    fn write_own_config(&self) {
+        self.write_config(&format!("    include {}/current/reeve.conf;\n", self.state.display()));
+    }
+
+    /// Loads Debian's Lua module, with the one that it needs.
+    pub fn load_lua(&mut self) {
+        let module = |name: &str| format!("load_module /usr/lib/nginx/modules/{name}.so;\n");
+        self.main = module("ndk_http_module") + &module("ngx_http_lua_module");
+        self.write_own_config();
     }
 
     pub fn config(&self) -> PathBuf {
@@ -39,8 +52,9 @@ impl Nginx {
             .map(|kind| format!("    {kind}_temp_path {folder}/temp/{kind};\n"))
             .collect();
         let text = format!(
-            "worker_processes 2;\npid {folder}/nginx.pid;\nerror_log {folder}/logs/error.log;\n\
-             worker_shutdown_timeout 10s;\nevents {{ worker_connections 256; }}\nhttp {{\n    access_log off;\n{temp}{http}}}\n"
+            "{}worker_processes 2;\npid {folder}/nginx.pid;\nerror_log {folder}/logs/error.log;\n\
+             worker_shutdown_timeout 10s;\nevents {{ worker_connections 256; }}\nhttp {{\n    access_log off;\n{temp}{http}}}\n",
+            self.main
         );
         fs::write(self.config(), text).expect("nginx's configuration is written");
     }

@@ -25,6 +25,8 @@ pub struct Site {
     /// Added to the settings file.
     pub more_settings: String,
     pub nginx_start: bool,
+    /// `nginx.endpoints`.
+    pub nginx_endpoints: String,
     pub nginx_binary: String,
     pub docker_host: Option<String>,
     folder: TempDir,
@@ -72,6 +74,7 @@ impl Site {
             nginx,
             more_settings: String::new(),
             nginx_start: true,
+            nginx_endpoints: "reload".to_owned(),
             nginx_binary: super::nginx::BINARY.to_owned(),
             docker_host: None,
             folder,
@@ -115,6 +118,7 @@ impl Site {
             "node: {node}\nspec: [{folder}/spec.yaml]\ndirectory: {folder}/state\n{docker}\
              consul: {{ address: \"http://127.0.0.1:{consul}\" }}\n\
              nginx:\n  binary: {binary}\n  config: {config}\n  start: {start}\n  probe: 127.0.0.1:{probe}\n\
+             \x20 endpoints: {endpoints}\n\
              http: {{ listen: \"127.0.0.1:{http}\" }}\nlock: {folder}/<project>.lock\n{more}",
             node = self.node,
             consul = self.ports.consul()[0],
@@ -122,10 +126,18 @@ impl Site {
             config = self.nginx.config().display(),
             start = self.nginx_start,
             probe = self.ports.probe(),
+            endpoints = self.nginx_endpoints,
             http = self.ports.http(),
             more = self.more_settings,
         );
         fs::write(self.settings(), text).expect("the settings are written");
+    }
+
+    /// Endpoints change without a reload.
+    pub fn use_lua(&mut self) {
+        self.nginx.load_lua();
+        self.nginx_endpoints = "lua".to_owned();
+        self.write_settings();
     }
 
     pub fn lock_file(&self) -> PathBuf {

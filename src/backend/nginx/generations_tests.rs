@@ -1,0 +1,148 @@
+//! Generations on disk: what is written, read back, damaged, refused, switched and cleaned.
+
+use super::*;
+
+fn id(number: u32) -> GenerationId {
+    GenerationId { hash: "abcdef012345".to_owned(), number }
+}
+
+fn new(number: u32) -> NewGeneration {
+    let files = [("reeve.conf", "include x;\n"), ("files/upstream-a.conf", "upstream a { }\n")];
+    NewGeneration {
+        id: id(number),
+        manifest: Manifest { owner: "shop@edge-1".to_owned(), template: "t".to_owned(), ..Manifest::default() },
+        files: files.map(|(name, text)| (name.to_owned(), Arc::from(text))).into(),
+        template: Arc::from("t"),
+    }
+}
+
+struct Place {
+    _folder: tempfile::TempDir,
+    generations: Generations,
+    files: Files,
+    manifests: Manifests,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let generations = Generations::new(folder.path().to_owned());
+        Self { _folder: folder, generations, files: Files::default(), manifests: Manifests::new() }
+    }
+
+    fn checked(number: u32) -> Self {
+        let place = Self::new();
+        place.generations.write(&new(number)).expect("written");
+        place.generations.mark_checked(&id(number)).expect("marked");
+        place
+    }
+
+    fn read(&mut self, number: u32) -> Option<Found> {
+        self.generations.read(&id(number), true, &mut self.files, &mut self.manifests).expect("readable")
+    }
+
+    fn generation(&mut self, number: u32) -> Generation {
+        match self.read(number) {
+            Some(Found::Complete(generation, _)) => *generation,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_was_written_is_read_back_undamaged_after_the_check() {
+    let mut place = Place::new();
+    assert!(place.read(1).is_none());
+    assert_eq!(place.generations.ids(), Ok(BTreeSet::new()), "a missing folder holds none");
+    place.generations.write(&new(1)).expect("written");
+    assert!(matches!(place.read(1), Some(Found::Unchecked)), "a crash before the check must leave nothing to trust");
+    place.generations.mark_checked(&id(1)).expect("marked");
+    let generation = place.generation(1);
+    assert_eq!(generation.damaged, Vec::<String>::new());
+    assert_eq!(&*generation.files["reeve.conf"], "include x;\n");
+    assert_eq!(generation.manifest.owner, "shop@edge-1");
+    assert_eq!(generation.rejected, None);
+    assert_eq!(place.generations.ids(), Ok(BTreeSet::from([id(1)])));
+}
+
+#[test]
+fn an_edited_a_missing_and_an_added_file_are_damage() {
+    let mut place = Place::checked(1);
+    let folder = place.generations.path(&id(1));
+    fs::write(folder.join("reeve.conf"), "include y;\n").expect("edited");
+    assert_eq!(place.generation(1).damaged, ["reeve.conf"]);
+    assert_eq!(&*place.generation(1).files["reeve.conf"], "include y;\n", "the present text is what a plan shows");
+    fs::remove_file(folder.join("files/upstream-a.conf")).expect("removed");
+    assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf"]);
+    fs::write(folder.join("files/other.conf"), "").expect("added");
+    fs::create_dir(folder.join("more")).expect("added");
+    assert_eq!(place.generation(1).damaged, ["files/upstream-a.conf", "reeve.conf", "files/other.conf", "more"]);
+}
+
+#[test]
+fn a_manifest_that_was_edited_is_not_believed() {
+    let mut place = Place::checked(1);
+    let path = place.generations.path(&id(1)).join(MANIFEST_FILE);
+    let text = fs::read_to_string(&path).expect("there");
+    fs::write(&path, text.replace("shop@edge-1", "blog@edge-1")).expect("edited");
+    let generation = place.generation(1);
+    assert_eq!(generation.damaged, [MANIFEST_FILE]);
+    assert_eq!(*generation.manifest, Manifest::default());
+    fs::remove_file(&path).expect("removed");
+    assert_eq!(place.generation(1).damaged, [MANIFEST_FILE]);
+}
+
+#[test]
+fn a_refusal_holds_until_its_surroundings_change() {
+    let mut place = Place::new();
+    place.generations.write(&new(1)).expect("written");
+    let at: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    let message = "nginx: [emerg] no\nmore".to_owned();
+    let mut rejection = Rejection { message, surroundings: "abc".to_owned(), at, stage: Stage::Check };
+    for stage in [Stage::Check, Stage::Load, Stage::Start] {
+        rejection.stage = stage;
+        place.generations.mark_rejected(&id(1), &rejection).expect("marked");
+        let Some(Found::Complete(generation, Some(read))) = place.read(1) else { panic!("not rejected") };
+        let seen = generation.rejected.expect("rejected");
+        assert_eq!((seen.message.as_str(), seen.stage), ("nginx: [emerg] no\nmore", stage));
+        assert_eq!(generation.damaged, Vec::<String>::new());
+        assert_eq!(read, rejection);
+        assert!(read.holds("abc") && !read.holds("def"));
+    }
+}
+
+#[test]
+fn current_is_switched_as_a_link_and_never_over_a_folder() {
+    let place = Place::checked(1);
+    assert_eq!(place.generations.current(), Ok(None));
+    place.generations.switch(&id(1)).expect("switched");
+    assert_eq!(place.generations.current(), Ok(Some(id(1))));
+    assert_eq!(fs::read_to_string(place.generations.entry()).expect("there"), "include x;\n");
+    place.generations.switch(&id(2)).expect("switched");
+    assert_eq!(place.generations.current(), Ok(Some(id(2))));
+    fs::remove_file(place.generations.link()).expect("removed");
+    symlink("/elsewhere/abcdef012345-1", place.generations.link()).expect("linked");
+    assert_eq!(place.generations.current(), Ok(None), "a link to somewhere else is not ours");
+    fs::remove_file(place.generations.link()).expect("removed");
+    fs::create_dir(place.generations.link()).expect("made");
+    assert_eq!(place.generations.current(), Ok(None));
+    assert!(place.generations.switch(&id(1)).expect_err("a folder").contains("move it away"));
+}
+
+#[test]
+fn what_a_crash_left_is_cleaned_and_nothing_else() {
+    let mut place = Place::checked(1);
+    place.generations.write(&new(2)).expect("written");
+    let folder = place.generations.folder();
+    for name in [".new-abcdef012345-3", ".removed-abcdef012345-4", "somebody-elses"] {
+        fs::create_dir(folder.join(name)).expect("made");
+    }
+    place.generations.clean().expect("cleaned");
+    let mut left: Vec<_> = fs::read_dir(&folder).expect("there").flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["abcdef012345-1", "somebody-elses"]);
+    assert_eq!(place.generation(1).damaged, Vec::<String>::new());
+    place.generations.remove(&id(1)).expect("removed");
+    place.generations.remove(&id(1)).expect("gone already");
+    assert!(place.read(1).is_none());
+}
