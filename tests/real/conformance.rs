@@ -46,7 +46,11 @@ struct Walk {
 
 impl Walk {
     fn new(seed: u64) -> Self {
-        let site = Site::new("walk");
+        let mut site = Site::new("walk");
+        // Every second one: the endpoints are then no part of a generation.
+        if seed % 2 == 1 {
+            site.use_lua();
+        }
         let sources = Sources {
             config: Some(site.settings()),
             environment: BTreeMap::new(),

@@ -100,6 +100,30 @@ fn a_roll_start_first_loses_no_request() {
 }
 
 #[test]
+fn a_roll_with_endpoints_that_lua_balances_closes_no_kept_connection_and_loses_no_request() {
+    for (name, order) in [("loadlua", "start-first"), ("loadluafixed", "stop-first")] {
+        let mut site = Site::new(name);
+        site.use_lua();
+        let four = shop(&site, 4);
+        let four = if order == "stop-first" { fixed(&site, four) } else { four };
+        let mut under = UnderLoad::begin(site, &four);
+        let generations = under.site.state().join("generations");
+        let names = || {
+            let entries = std::fs::read_dir(&generations).expect("generations").flatten();
+            entries.map(|entry| entry.file_name()).collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = names();
+        under.becomes("all four are replaced", &Shop { image: WEB_2.to_owned(), ..four });
+        begun(&under.load);
+        let report = under.load.end();
+        report.none_failed_but(&format!("roll of 4, {order}, endpoints by Lua"), |_| false);
+        report.none_tried_again();
+        assert_eq!(names(), before, "all of it went without another generation");
+        under.daemon.lives();
+    }
+}
+
+#[test]
 fn a_roll_stop_first_on_a_fixed_range_loses_no_request() {
     let site = Site::new("loadfixed");
     let shop = fixed(&site, shop(&site, 4));

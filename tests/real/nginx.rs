@@ -1,5 +1,7 @@
 //! A real nginx, each test with its own: prefix, pid file, ports, folder.
 
+mod lua;
+mod lua_table;
 mod routing;
 mod site;
 

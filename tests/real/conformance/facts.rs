@@ -109,8 +109,9 @@ impl Facts {
         self.add("listens".to_owned(), format!("{:?}", nginx.listens));
         for (id, generation) in &nginx.generations {
             let value = format!(
-                "upstreams {:?}, damaged {:?}, rejected {}",
+                "upstreams {:?}, endpoints {:?}, damaged {:?}, rejected {}",
                 generation.manifest.upstreams,
+                generation.endpoints,
                 generation.damaged,
                 generation.rejected.is_some()
             );

@@ -1,0 +1,173 @@
+//! Endpoints that Lua balances: set while nginx runs, kept over restarts, and nobody else's to set.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+
+use reeve::observed::{GenerationId, Loaded, Nginx, RoutedUpstream};
+use reeve::plan::NginxAction;
+use reeve::render::endpoints;
+use reeve::settings::EndpointsMode;
+use reeve::world::ActionError;
+
+use super::site::{LUA_MODULES, Site, backend, free_port, get, routed, set, upstream, who};
+
+fn site() -> Site {
+    Site::with_lua("worker_processes 2;")
+}
+
+async fn give(site: &Site, id: &GenerationId, routes: &BTreeMap<String, RoutedUpstream>) -> Result<(), ActionError> {
+    let action = NginxAction::SetEndpoints { expect: id.clone(), endpoints: endpoints::of(routes) };
+    site.nginx.execute(&action).await
+}
+
+/// Both workers are asked.
+async fn always(port: u16, name: &str) {
+    for _ in 0..40 {
+        assert_eq!(who(&get(port, "x", "/").await), name);
+    }
+}
+
+fn ports_of(seen: &Nginx, id: &GenerationId) -> Vec<u16> {
+    seen.generations[id].manifest.upstreams["web"].endpoints.iter().map(|one| one.port).collect()
+}
+
+fn workers(site: &Site) -> Vec<String> {
+    let master = site.master();
+    let children = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children")).expect("children");
+    children.split_whitespace().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn endpoints_change_at_once_in_all_workers_without_a_reload_and_survive_a_restart_of_nginx() {
+    let mut site = site();
+    let (port, one, two) = (free_port(), backend("one").await, backend("two").await);
+    let of = |ports: &[u16]| set(vec![routed(upstream("web", port), ports)]);
+    assert_eq!(site.view().await.lua, Ok(()));
+    let id = site.load(&of(&[one])).await;
+    always(port, "one").await;
+    let before = workers(&site);
+
+    for (target, name) in [(two, "two"), (one, "one"), (two, "two")] {
+        give(&site, &id, &of(&[target])).await.expect("set");
+        always(port, name).await;
+        let seen = site.view().await;
+        assert_eq!(ports_of(&seen, &id), [target], "what is in force is what the generation routes");
+        let hash = endpoints::hash(&endpoints::of(&of(&[target])));
+        let places = seen.generations[&id].endpoints.clone().expect("by Lua");
+        assert_eq!((places.file, places.loaded), (Some(hash.clone()), Some(hash)));
+        assert!(seen.generations[&id].damaged.is_empty(), "they are no damage: {:?}", seen.generations[&id].damaged);
+    }
+    assert_eq!(workers(&site), before, "nothing was reloaded");
+
+    give(&site, &id, &of(&[])).await.expect("set");
+    assert!(get(port, "x", "/").await.starts_with("HTTP/1.1 503"), "an empty upstream answers when_empty");
+    give(&site, &id, &of(&[two])).await.expect("set");
+
+    site.send("-QUIT", site.master());
+    site.view_until("it has ended", |seen| seen.loaded == Loaded::Nothing).await;
+    site.nginx.execute(&NginxAction::Start { expect: id.clone() }).await.expect("started");
+    always(port, "two").await;
+    site.nginx = site.fresh();
+    assert_eq!(ports_of(&site.view().await, &id), [two], "a fresh process sees the same");
+}
+
+#[tokio::test]
+async fn a_lost_push_and_an_edited_file_are_seen_and_what_is_in_force_is_told() {
+    let site = site();
+    let (port, one, two) = (free_port(), backend("one").await, backend("two").await);
+    let of = |ports: &[u16]| set(vec![routed(upstream("web", port), ports)]);
+    let id = site.load(&of(&[one])).await;
+    let file = site.path("reeve/generations").join(id.to_string()).join("endpoints");
+
+    // A crash between the file and the push.
+    std::fs::write(&file, endpoints::text(&endpoints::of(&of(&[two])))).expect("written");
+    let seen = site.view().await;
+    let places = seen.generations[&id].endpoints.clone().expect("by Lua");
+    assert_ne!(places.file, places.loaded);
+    assert_eq!(ports_of(&seen, &id), [one], "what nginx routes to, not what the file says");
+    give(&site, &id, &of(&[two])).await.expect("set");
+    always(port, "two").await;
+
+    let text = std::fs::read_to_string(&file).expect("there");
+    std::fs::write(&file, text.replace(&two.to_string(), &one.to_string())).expect("edited");
+    let seen = site.view().await;
+    assert_eq!(seen.generations[&id].endpoints.clone().expect("by Lua").file, None, "an edited file is none");
+    assert_eq!(ports_of(&seen, &id), [two]);
+    // Somebody's own reload does not bring the edit in force.
+    let before = workers(&site);
+    site.send("-HUP", site.master());
+    site.view_until("it was reloaded", |_| workers(&site).iter().all(|pid| !before.contains(pid))).await;
+    always(port, "two").await;
+
+    // At a start there is nothing to go on with: nobody gets what somebody has written there.
+    site.send("-QUIT", site.master());
+    site.view_until("it has ended", |seen| seen.loaded == Loaded::Nothing).await;
+    site.nginx.execute(&NginxAction::Start { expect: id.clone() }).await.expect("started");
+    assert!(get(port, "x", "/").await.starts_with("HTTP/1.1 503"));
+    assert_eq!(ports_of(&site.view().await, &id), [0; 0]);
+    give(&site, &id, &of(&[one, two])).await.expect("set");
+    assert_eq!(ports_of(&site.view().await, &id).len(), 2);
+}
+
+async fn post(site: &Site, header: &str, text: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(site.settings.probe).await.expect("connected");
+    let head = format!("POST /endpoints HTTP/1.0\r\nHost: x\r\n{header}Content-Length: {}\r\n\r\n", text.len());
+    stream.write_all(format!("{head}{text}").as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    answer
+}
+
+#[tokio::test]
+async fn only_who_has_the_generations_secret_sets_its_endpoints() {
+    let site = site();
+    let (port, one, two) = (free_port(), backend("one").await, backend("two").await);
+    let of = |ports: &[u16]| set(vec![routed(upstream("web", port), ports)]);
+    let first = site.load(&of(&[one])).await;
+    let folder = |id: &GenerationId| site.path("reeve/generations").join(id.to_string());
+    let secret = |id: &GenerationId| {
+        let text = std::fs::read_to_string(folder(id).join("secret.conf")).expect("there");
+        text.split('"').nth(1).expect("a secret").to_owned()
+    };
+    let text = endpoints::text(&endpoints::of(&of(&[two])));
+    for header in ["", "X-Reeve-Secret: \r\n", "X-Reeve-Secret: 00\r\n"] {
+        assert!(post(&site, header, &text).await.starts_with("HTTP/1.1 403"), "{header:?}");
+    }
+    always(port, "one").await;
+    let mode = std::fs::metadata(folder(&first).join("secret.conf")).expect("there").mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let with = |secret: &str| format!("X-Reeve-Secret: {secret}\r\n");
+    let broken = text.replace("upstream", "upstrean");
+    assert!(post(&site, &with(&secret(&first)), &broken).await.starts_with("HTTP/1.1 400"), "half a set is none");
+    always(port, "one").await;
+    let shown = format!("{:?}", site.view().await);
+    assert!(!shown.contains(&secret(&first)), "the secret is in no view");
+
+    let old = secret(&first);
+    let other = set(vec![routed(upstream("web", port), &[one]), routed(upstream("more", free_port()), &[two])]);
+    let second = site.load(&other).await;
+    assert_ne!(secret(&second), old, "each generation has its own");
+    assert!(post(&site, &with(&old), &text).await.starts_with("HTTP/1.1 403"));
+    let error = give(&site, &first, &of(&[two])).await.expect_err("not the loaded one");
+    assert!(matches!(error, ActionError::Conflict(_)), "{error}");
+    assert!(!error.to_string().contains(&old));
+    always(port, "one").await;
+}
+
+#[tokio::test]
+async fn whether_nginx_has_lua_is_seen_and_why_not_is_told() {
+    let mut plain = Site::new();
+    plain.settings.endpoints = EndpointsMode::Auto;
+    plain.nginx = plain.fresh();
+    let why = plain.view().await.lua.expect_err("no module");
+    assert!(why.contains("libnginx-mod-http-lua"), "{why}");
+    assert!(!plain.path("reeve").exists(), "asking writes nothing");
+
+    let http = "init_by_lua_block { x = 1 }\n    include REEVE/current/reeve.conf;";
+    let mut taken = Site::with(&format!("{LUA_MODULES}worker_processes 1;"), http);
+    taken.settings.endpoints = EndpointsMode::Auto;
+    taken.nginx = taken.fresh();
+    let why = taken.view().await.lua.expect_err("taken");
+    assert!(why.contains("init_by_lua_block") && why.contains("nginx.conf:"), "{why}");
+}

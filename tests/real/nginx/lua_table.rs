@@ -1,0 +1,352 @@
+//! nginx's own balancer and ours in Lua, on the same cases: both have to do the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use reeve::observed::{Balancer, Endpoint};
+use reeve::spec::upstream::{Balance, Upstream, WhenEmpty};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::site::{Site, backend, body, free_port, get, read_head, routed, set, upstream};
+
+/// One upstream on both paths: a new nginx with one worker for each.
+struct Case {
+    upstream: Upstream,
+    endpoints: Vec<Endpoint>,
+}
+
+fn at(port: u16) -> Endpoint {
+    weighing(port, 1)
+}
+
+fn weighing(port: u16, weight: u32) -> Endpoint {
+    Endpoint { address: "127.0.0.1".to_owned(), port, weight, container: None }
+}
+
+fn case(balance: Balance, endpoints: Vec<Endpoint>) -> Case {
+    Case { upstream: Upstream { balance, ..upstream("web", free_port()) }, endpoints }
+}
+
+impl Case {
+    fn port(&self) -> u16 {
+        self.upstream.listen.port
+    }
+
+    async fn start(&self, balancer: Balancer) -> Site {
+        let site = match balancer {
+            Balancer::Nginx => Site::with("worker_processes 1;", "include REEVE/current/reeve.conf;"),
+            Balancer::Lua => Site::with_lua("worker_processes 1;"),
+        };
+        let mut routed = routed(self.upstream.clone(), &[]);
+        routed.endpoints.clone_from(&self.endpoints);
+        site.load(&set(vec![routed])).await;
+        site
+    }
+
+    /// What both paths answer to the same; the site is ended in between.
+    async fn both<T, F: Future<Output = T>>(&self, ask: impl Fn(u16) -> F) -> [T; 2] {
+        let mut outcomes = Vec::new();
+        for balancer in [Balancer::Nginx, Balancer::Lua] {
+            let site = self.start(balancer).await;
+            outcomes.push(ask(self.port()).await);
+            site.send("-QUIT", site.master());
+            site.view_until("it has ended", |seen| seen.loaded == reeve::observed::Loaded::Nothing).await;
+        }
+        outcomes.try_into().unwrap_or_else(|_| panic!("two"))
+    }
+}
+
+/// The status of an answer, and who gave it.
+fn outcome(answer: &str) -> String {
+    let status = answer.split(' ').nth(1).unwrap_or("nothing");
+    match status {
+        "200" => super::site::who(answer).to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+async fn sequence(port: u16, requests: usize) -> Vec<String> {
+    let mut all = Vec::new();
+    for _ in 0..requests {
+        all.push(outcome(&get(port, "x", "/").await));
+    }
+    all
+}
+
+/// A server that reads a request and closes without an answer; counts them.
+async fn broken() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            read_head(&mut stream).await;
+        }
+    });
+    (port, count)
+}
+
+#[tokio::test]
+async fn round_robin_takes_turns_by_weight_in_the_same_order() {
+    let (a, b, c) = (backend("a").await, backend("b").await, backend("c").await);
+    let case = case(Balance::RoundRobin, vec![weighing(a, 5), weighing(b, 1), weighing(c, 2)]);
+    let [nginx, lua] = case.both(|port| sequence(port, 24)).await;
+    assert_eq!(lua, nginx);
+    assert_eq!(nginx.iter().filter(|name| *name == "a").count(), 15);
+}
+
+#[tokio::test]
+async fn a_hash_finds_the_same_endpoint_for_each_key() {
+    let (a, b, c) = (backend("a").await, backend("b").await, backend("c").await);
+    let case = case(Balance::Hash("$uri".to_owned()), vec![at(a), weighing(b, 2), at(c)]);
+    let [nginx, lua] = case
+        .both(|port| async move {
+            let mut all = BTreeMap::new();
+            for key in 0..60 {
+                let path = format!("/{key}");
+                all.insert(path.clone(), outcome(&get(port, "x", &path).await));
+            }
+            all
+        })
+        .await;
+    assert_eq!(lua, nginx);
+    assert!(["a", "b", "c"].iter().all(|name| nginx.values().any(|who| who == name)), "{nginx:?}");
+}
+
+#[tokio::test]
+async fn ip_hash_finds_the_same_endpoint_for_a_client_and_leaves_a_dead_one() {
+    let (a, b, c) = (backend("a").await, backend("b").await, backend("c").await);
+    let whole = case(Balance::IpHash, vec![at(a), weighing(b, 3), at(c)]);
+    let [nginx, lua] = whole.both(|port| sequence(port, 6)).await;
+    assert_eq!(lua, nginx);
+    assert!(nginx.iter().all(|name| *name == nginx[0]), "{nginx:?}");
+    // The endpoint that this client gets does not answer.
+    let (dead, _) = broken().await;
+    let chosen = ["a", "b", "c"].iter().position(|name| *name == nginx[0]).expect("one of them");
+    let mut endpoints = whole.endpoints.clone();
+    endpoints[chosen].port = dead;
+    let [nginx, lua] = case(Balance::IpHash, endpoints).both(|port| sequence(port, 6)).await;
+    assert_eq!(lua, nginx);
+    assert!(nginx.iter().all(|name| name.len() == 1), "{nginx:?}");
+}
+
+#[tokio::test]
+async fn a_failing_endpoint_is_passed_over_and_skipped_for_a_while() {
+    let (a, b) = (backend("a").await, backend("b").await);
+    let (dead, count) = broken().await;
+    let case = case(Balance::RoundRobin, vec![at(dead), at(a), weighing(b, 2)]);
+    let [nginx, lua] = case
+        .both(|port| {
+            let count = count.clone();
+            async move {
+                count.store(0, Ordering::Relaxed);
+                let all = sequence(port, 12).await;
+                (all, count.load(Ordering::Relaxed))
+            }
+        })
+        .await;
+    assert_eq!(lua, nginx);
+    assert_eq!(nginx.1, 1, "after one failure it is not asked for ten seconds");
+    assert!(nginx.0.iter().all(|name| name.len() == 1), "another answers: {nginx:?}");
+}
+
+async fn post(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
+    let request = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("answered");
+    outcome(&text)
+}
+
+#[tokio::test]
+async fn a_post_is_not_sent_twice_and_its_failure_counts() {
+    let a = backend("a").await;
+    let (dead, count) = broken().await;
+    let case = case(Balance::RoundRobin, vec![at(dead), at(a)]);
+    let [nginx, lua] = case
+        .both(|port| {
+            let count = count.clone();
+            async move {
+                count.store(0, Ordering::Relaxed);
+                let mut all = Vec::new();
+                for _ in 0..6 {
+                    all.push(post(port).await);
+                }
+                (all, count.load(Ordering::Relaxed))
+            }
+        })
+        .await;
+    assert_eq!(lua, nginx);
+    assert_eq!(nginx, (["502", "a", "a", "a", "a", "a"].map(str::to_owned).to_vec(), 1));
+}
+
+#[tokio::test]
+async fn when_all_endpoints_fail_the_answers_are_the_same_and_so_is_a_single_one() {
+    let ((one, _), (two, _)) = (broken().await, broken().await);
+    for endpoints in [vec![at(one), at(two)], vec![at(one)]] {
+        let [nginx, lua] = case(Balance::RoundRobin, endpoints).both(|port| sequence(port, 5)).await;
+        assert_eq!(lua, nginx);
+        assert_eq!(nginx, vec!["502"; 5]);
+    }
+}
+
+#[tokio::test]
+async fn least_conn_avoids_the_endpoint_that_is_busy() {
+    // Holds its first request until the connection ends.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let slow = listener.local_addr().expect("an address").port();
+    let (sender, mut held) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                read_head(&mut stream).await;
+                sender.send(()).expect("somebody waits");
+                let mut rest = [0; 1];
+                let end = stream.read(&mut rest).await;
+                drop(end);
+            });
+        }
+    });
+    let (a, b) = (backend("a").await, backend("b").await);
+    let case = case(Balance::LeastConn, vec![at(slow), at(a), weighing(b, 2)]);
+    let mut outcomes = Vec::new();
+    for balancer in [Balancer::Nginx, Balancer::Lua] {
+        let site = case.start(balancer).await;
+        // The one that the slow endpoint gets stays open.
+        let mut open = Vec::new();
+        let mut fast = Vec::new();
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(("127.0.0.1", case.port())).await.expect("connected");
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+            let mut text = String::new();
+            tokio::select! {
+                read = stream.read_to_string(&mut text) => {
+                    read.expect("answered");
+                    fast.push(outcome(&text));
+                }
+                taken = held.recv() => {
+                    taken.expect("taken");
+                    fast.push("slow".to_owned());
+                    open.push(stream);
+                }
+            }
+        }
+        assert_eq!(open.len(), 1, "{fast:?}");
+        fast.extend(sequence(case.port(), 9).await);
+        outcomes.push(fast);
+        drop(open);
+        // What was open is counted down again, and the slow one is asked again.
+        let mut stream = TcpStream::connect(("127.0.0.1", case.port())).await.expect("connected");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        site.send("-QUIT", site.master());
+        drop(stream);
+        site.view_until("it has ended", |seen| seen.loaded == reeve::observed::Loaded::Nothing).await;
+    }
+    assert_eq!(outcomes[1], outcomes[0]);
+    assert_eq!(outcomes[0].iter().filter(|name| *name == "slow").count(), 1, "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn random_reaches_all_by_their_weight() {
+    let (a, b) = (backend("a").await, backend("b").await);
+    let case = case(Balance::Random, vec![weighing(a, 4), at(b)]);
+    for all in case.both(|port| sequence(port, 300)).await {
+        let count = all.iter().filter(|name| *name == "a").count();
+        assert!((200..=280).contains(&count), "240 of 300 are expected: {count}");
+        assert_eq!(all.iter().filter(|name| *name == "b").count(), 300 - count);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_upstream_answers_its_status() {
+    for (when_empty, status) in
+        [(WhenEmpty::Status(503), "503"), (WhenEmpty::Status(451), "451"), (WhenEmpty::Keep, "503")]
+    {
+        let mut case = case(Balance::LeastConn, vec![]);
+        case.upstream.when_empty = when_empty;
+        let [nginx, lua] = case.both(|port| sequence(port, 2)).await;
+        assert_eq!(lua, nginx);
+        assert_eq!(nginx, vec![status; 2]);
+    }
+}
+
+/// A server that has nginx look elsewhere for what it is asked at `/x`.
+async fn redirecting(name: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let head = read_head(&mut stream).await;
+            let more = if head.starts_with("GET /x ") { "X-Accel-Redirect: /plain\r\n" } else { "" };
+            let answer =
+                format!("HTTP/1.1 200 OK\r\n{more}Content-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
+            let written = stream.write_all(answer.as_bytes()).await;
+            drop(written);
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn an_internal_redirect_leaves_nothing_counted() {
+    let (a, b) = (redirecting("a").await, redirecting("b").await);
+    let case = case(Balance::LeastConn, vec![at(a), at(b)]);
+    let [nginx, lua] = case
+        .both(|port| async move {
+            let mut all = Vec::new();
+            for path in ["/x", "/", "/", "/x", "/", "/x", "/", "/", "/x", "/x", "/", "/", "/", "/"] {
+                all.push(outcome(&get(port, "x", path).await));
+            }
+            all
+        })
+        .await;
+    assert_eq!(lua, nginx);
+}
+
+/// A server that keeps connections open, and answers how many it has had.
+async fn keeping() -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                while !read_head(&mut stream).await.is_empty() {
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nkept").await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, count)
+}
+
+#[tokio::test]
+async fn connections_to_each_endpoint_are_kept_open() {
+    let ((one, first), (two, second)) = (keeping().await, keeping().await);
+    let mut case = case(Balance::RoundRobin, vec![at(one), at(two)]);
+    case.upstream.keepalive = Some(4);
+    let counts = case
+        .both(|port| {
+            let (first, second) = (first.clone(), second.clone());
+            async move {
+                first.store(0, Ordering::Relaxed);
+                second.store(0, Ordering::Relaxed);
+                for _ in 0..10 {
+                    assert_eq!(body(&get(port, "x", "/").await), "kept");
+                }
+                (first.load(Ordering::Relaxed), second.load(Ordering::Relaxed))
+            }
+        })
+        .await;
+    assert_eq!(counts, [(1, 1), (1, 1)]);
+}
