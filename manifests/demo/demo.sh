@@ -168,10 +168,18 @@ place() { # file
 
 edited() { ! cmp -s "$1" "$demo/.written/${1##*/}"; }
 
+# With them reeve changes endpoints without a reload (nginx.endpoints: auto); without them it reloads.
+lua_modules() {
+    local folder=/usr/lib/nginx/modules
+    [[ -e $folder/ndk_http_module.so && -e $folder/ngx_http_lua_module.so ]] || return 0
+    printf 'load_module %s;\n' "$folder/ndk_http_module.so" "$folder/ngx_http_lua_module.so"
+}
+
 nginx_configuration() {
     local kind
     cat <<END
 # The demo's own nginx: its pid, logs and configuration are in this folder.
+$(lua_modules)
 worker_processes auto;
 pid $demo/nginx/nginx.pid;
 error_log $demo/nginx/logs/error.log;

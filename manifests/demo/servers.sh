@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests run against, and leaves a Docker Engine answering:
-# Docker Engine (docker.io), nginx, Consul, and a static busybox for the images' shell.
+# Docker Engine (docker.io), nginx with its Lua module, Consul, and a static busybox for the images' shell.
 #
 # Only what is missing is installed and only what does not answer is started, so that running it again
 # costs a few milliseconds and a machine with a Docker of its own keeps it.
@@ -138,12 +138,21 @@ release_services() {
     if [[ -e $policy.before-reeve ]]; then mv "$policy.before-reeve" "$policy"; fi
 }
 
+# The nginx is Debian's, or will be, and its module is not there.
+lua_wanted() {
+    [[ -e /usr/lib/nginx/modules/ngx_http_lua_module.so && -e /usr/share/lua/5.1/ngx/balancer.lua ]] && return 1
+    if ! have dpkg-query || ! have apt-get || ((EUID != 0)); then return 1; fi
+    ! have nginx || dpkg-query --search "$(command -v nginx)" >/dev/null 2>&1
+}
+
 install_missing() {
     local missing=() package
     docker_answers || have dockerd || missing+=(docker.io)
     have docker || [[ " ${missing[*]} " == *' docker.io '* ]] || missing+=(docker.io)
     docker_answers || have iptables || missing+=(iptables)
     have nginx || missing+=(nginx)
+    # Endpoints without a reload. An nginx of another origin has its own Lua, or none: then reeve reloads.
+    ! lua_wanted || missing+=(libnginx-mod-http-lua lua-resty-core)
     have consul || missing+=(consul)
     have busybox || missing+=(busybox-static)
     have curl || missing+=(curl)
