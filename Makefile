@@ -53,6 +53,7 @@ lint: ## format and lints alone
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-bench: ## the pure part's figures (criterion)
+bench: ## the pure part's figures (criterion); nginx's own balancer beside the one in Lua (needs wrk and nginx's Lua module)
 	@manifests/demo/toolchain.sh
 	cargo bench --locked --bench plan
+	cargo bench --locked --bench balancer
