@@ -60,17 +60,20 @@ fn unknown<T>(reason: &str, now: Timestamp) -> View<T> {
     View::Unknown { reason: reason.to_owned(), since: now }
 }
 
-/// The replica of a service in a slot, `web.2`.
+/// The replica of a service in a slot, `web.2`; of two in a slot the newer one, or `old:web.2`.
 fn replica<'a>(world: &'a mut Observed, name: &str) -> &'a mut Container {
-    let (service, slot) = name.split_once('.').expect("SERVICE.SLOT");
+    let (old, place) = name.strip_prefix("old:").map_or((false, name), |place| (true, place));
+    let (service, slot) = place.split_once('.').expect("SERVICE.SLOT");
     let slot: u32 = slot.parse().expect("a slot");
     let docker = world.docker.known_mut().expect("Docker is known");
     docker
         .containers
         .values_mut()
         .filter(|container| container.service == service && container.slot == slot)
-        // Of two in a slot the newer one.
-        .max_by_key(|container| container.created_at)
+        .max_by_key(|container| {
+            let made = container.created_at.map_or(0, |at| at.as_second());
+            if old { -made } else { made }
+        })
         .unwrap_or_else(|| panic!("there is no replica {name}"))
 }
 
@@ -91,6 +94,17 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             nginx.process = NginxProcess::Stopped;
             nginx.loaded = reeve::observed::Loaded::Nothing;
             nginx.loaded_since = now;
+        }
+        // It was started by hand with other files than those that `current` points at.
+        ["nginx", "runs-nothing-of-ours"] => {
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            (nginx.loaded, nginx.loaded_since) = (Loaded::Nothing, now);
+        }
+        // From the disk: nginx goes on with what it has loaded.
+        ["generations-deleted"] => {
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            nginx.generations.clear();
+            nginx.current = None;
         }
         ["key", path, value] => templates::key(world, path, Some(value), now),
         ["key-gone", path] => templates::key(world, path, None, now),
@@ -114,6 +128,12 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             container.published.clear();
         }
         ["paused", name] => replica(world, name).state = ContainerState::Paused { started_at: now },
+        // By hand: its HEALTHCHECK begins anew.
+        ["restarted", name] => {
+            let container = replica(world, name);
+            container.state = ContainerState::Running { started_at: now };
+            container.health = Health::Starting;
+        }
         ["unhealthy", name] => replica(world, name).health = Health::Unhealthy("GET /: 500".to_owned()),
         ["wrote", name, words @ ..] => {
             let log = vec![words.join(" ")];
@@ -142,6 +162,30 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
                 catalog.instances.retain(|instance| instance.container.as_deref() != Some(&id));
                 catalog.shrunk_at = now;
+            }
+        }
+        // Of what it is registered as, what stands for this port of the container.
+        ["deregistered", name, port] => {
+            let (id, ends) = (replica(world, name).id.clone(), format!(":{port}/tcp"));
+            let consul = world.consul.known_mut().expect("Consul is known");
+            consul.registrations.retain(|one, registration| registration.container != id || !one.ends_with(&ends));
+            for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                let there = |id: &String| consul.registrations.contains_key(id);
+                catalog.instances.retain(|instance| instance.owner.is_none() || there(&instance.id));
+                catalog.shrunk_at = now;
+            }
+        }
+        // By reeve, for a spec that did not want it.
+        ["draining", name] => {
+            let id = replica(world, name).id.clone();
+            let consul = world.consul.known_mut().expect("Consul is known");
+            for registration in consul.registrations.values_mut().filter(|r| r.container == id) {
+                registration.maintenance = Maintenance::Draining { reason: "reeve: scaled to 1".to_owned() };
+            }
+            for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
+                for instance in catalog.instances.iter_mut().filter(|i| i.container.as_deref() == Some(&id)) {
+                    instance.maintenance = true;
+                }
             }
         }
         ["maintenance", name] => {
