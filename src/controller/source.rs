@@ -222,39 +222,56 @@ mod tests {
 
     use super::*;
 
-    /// Longer than a change takes to be reported, twice over.
-    const A_WHILE: Duration = Duration::from_millis(1500);
+    /// On a loaded machine, too.
+    const LIMIT: Duration = Duration::from_secs(60);
+    /// So many lines of a log say that a change of it would have been told.
+    const LINES: usize = 40;
 
     #[tokio::test]
-    async fn only_the_specs_own_files_wake() {
+    async fn only_the_specs_own_files_wake_and_a_busy_log_beside_them_holds_nothing_back() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (spec, log) = (folder.path().join("spec.yaml"), folder.path().join("reeve.log"));
-        let write = |text: &str| std::fs::write(&spec, text).expect("written");
+        // A file that the spec would read if it were there.
+        let dotenv = folder.path().join(".env");
+        // At once: half a file would be a change of its own.
+        let write = |text: &str| {
+            let new = folder.path().join("spec.new");
+            std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &spec)).expect("written");
+        };
         write("services: { web: { image: \"a:1\" } }\n");
         let source = SpecSource::open(LoadOptions { files: vec![spec.clone()], ..LoadOptions::default() });
         let source = source.unwrap_or_else(|refused| panic!("{}", refused.render(false)));
         let (sender, mut woken) = tokio::sync::mpsc::unbounded_channel();
-        let wake: Wake = Arc::new(move |source, _| {
-            let _ = sender.send(source);
+        let wake: Wake = Arc::new({
+            let dotenv = dotenv.clone();
+            move |source, _| {
+                assert_eq!(source, WakeSource::SpecFile);
+                let _ = sender.send(dotenv.exists());
+            }
         });
         let watching = tokio::spawn(source.watch(wake));
 
-        // Until the watcher listens, a change would be missed: it is repeated.
-        let mut number = 1;
-        while tokio::time::timeout(A_WHILE, woken.recv()).await.is_err() {
-            number += 1;
-            assert!(number < 20, "a changed spec never wakes");
-            write(&format!("services: {{ web: {{ image: \"a:{number}\" }} }}\n"));
+        // The first look is for what changed before it watched: whenever it begins, it tells of this, twice.
+        write("services: { web: { image: \"a:2\" } }\n");
+        for look in ["first", "second"] {
+            let heard = tokio::time::timeout(LIMIT, woken.recv()).await;
+            assert_eq!(heard, Ok(Some(false)), "the {look} look at a changed spec does not wake");
         }
-        // The second look at the same change.
-        while tokio::time::timeout(A_WHILE, woken.recv()).await.is_ok() {}
-        std::fs::write(&log, "a line\n").expect("written");
-        let heard = tokio::time::timeout(A_WHILE, woken.recv()).await;
-        assert!(heard.is_err(), "a file beside the spec wakes");
-        // A file that the spec would read if it were there.
-        std::fs::write(folder.path().join(".env"), "A=b\n").expect("written");
-        let heard = tokio::time::timeout(A_WHILE, woken.recv()).await;
-        assert!(heard.is_ok(), "a new .env does not wake");
+        let (lines, mut written) = tokio::sync::watch::channel(0);
+        let writing = tokio::spawn(async move {
+            loop {
+                std::fs::write(&log, "a line\n".repeat(*lines.borrow())).expect("written");
+                lines.send_modify(|lines| *lines += 1);
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        });
+        let many = tokio::time::timeout(LIMIT, written.wait_for(|lines| *lines > LINES)).await;
+        assert!(many.is_ok_and(|many| many.is_ok()), "the log is written");
+        std::fs::write(&dotenv, "A=b\n").expect("written");
+        let heard = tokio::time::timeout(LIMIT, woken.recv()).await;
+        assert_ne!(heard, Ok(Some(false)), "a file beside the spec wakes");
+        assert_eq!(heard, Ok(Some(true)), "a new .env does not wake while a file beside it changes");
+        writing.abort();
         watching.abort();
     }
 }

@@ -23,7 +23,7 @@ fn counter() -> (Wake, Arc<AtomicUsize>) {
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(10), "{what} did not come about");
+        assert!(started.elapsed() < Duration::from_secs(60), "{what} did not come about");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -77,10 +77,11 @@ async fn a_server_that_never_waits_makes_no_hot_loop_and_output_alone_does_not_w
         let consul = fake.consul();
         async move { consul.watch(receiver, wake).await }
     });
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let began = Instant::now();
+    until("eight queries", || service_queries(&fake).len() >= 8).await;
     watch.abort();
-    let asked = service_queries(&fake).len();
-    assert!((4..20).contains(&asked), "{asked} queries in 2 s");
+    // A busy machine makes it longer; only a loop without a pause is quicker.
+    assert!(began.elapsed() >= Duration::from_millis(400), "8 queries in {:?}", began.elapsed());
     assert_eq!(count.load(Ordering::SeqCst), 2, "the first answer of the service, and the leader's");
 }
 
