@@ -182,7 +182,7 @@ fn upstreams(name: &str, seen: &Seen<'_>, containers: &[&Container], facts: &Fac
         });
     let mut names: BTreeSet<String> = asking.map(|upstream| upstream.name.clone()).collect();
     for container in containers {
-        names.extend(facts.upstreams_of(&container.id).map(str::to_owned));
+        names.extend(facts.upstreams_of(container).map(str::to_owned));
     }
     names.into_iter().collect()
 }
@@ -282,8 +282,8 @@ fn replica(
         health: health(container, &fitness),
         registrations: facts
             .consul
-            .map(|_| facts.registrations(&container.id).iter().map(|registration| seen(registration)).collect()),
-        routed: facts.routed(&container.id).map(|_| {
+            .map(|_| facts.registrations(container).iter().map(|registration| seen(registration)).collect()),
+        routed: facts.routed(container).map(|_| {
             let loaded = facts.loaded_generations().into_iter().map(|(id, generation)| {
                 let routed = generation.manifest.upstreams.iter().filter(|(_, routed)| {
                     routed.endpoints.iter().any(|endpoint| endpoint.container.as_ref() == Some(&container.id))

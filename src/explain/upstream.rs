@@ -138,7 +138,7 @@ fn endpoints(
     facts: &Facts<'_>,
     verdicts: &Verdicts,
 ) -> Option<Vec<EndpointSeen>> {
-    let readable = facts.nginx.is_some_and(|_| facts.routed("").is_some());
+    let readable = facts.routes_known();
     let is_loaded = |endpoint: &Endpoint| {
         let place = |other: &Endpoint| (&other.address, other.port) == (&endpoint.address, endpoint.port);
         readable.then(|| !loaded.is_empty() && loaded.iter().all(|endpoints| endpoints.iter().any(&place)))

@@ -73,7 +73,7 @@ impl<'a> Planner<'a> {
         if !self.facts.fitness(container, service).healthy() || self.draining(container) {
             return Vec::new();
         }
-        let registrations = self.facts.registrations(&container.id);
+        let registrations = self.facts.registrations(container);
         let registered: Vec<Place> =
             registrations.iter().filter(|r| counts(r)).map(|r| Place::Registered(&r.name)).collect();
         if registered.is_empty() && !registrations.is_empty() {
@@ -82,7 +82,7 @@ impl<'a> Planner<'a> {
         }
         let registers = service.map_or(container.registers, |service| !service.register.is_empty());
         let running = (!registers).then_some(Place::Running);
-        let routed = self.facts.upstreams_of(&container.id).map(Place::Routed);
+        let routed = self.facts.upstreams_of(container).map(Place::Routed);
         running.into_iter().chain(registered).chain(routed).collect()
     }
 
@@ -94,13 +94,13 @@ impl<'a> Planner<'a> {
         if self.places(container).is_empty() {
             return false;
         }
-        let registrations = self.facts.registrations(&container.id);
+        let registrations = self.facts.registrations(container);
         let registered = service.register.iter().all(|register| {
             let id = self.registration_id(container, register);
             registrations.iter().any(|registration| registration.id == id && passing(registration))
         });
         // An upstream that routes to a sister, and that Consul tells of this one, is about to route to it.
-        let own: BTreeSet<&str> = self.facts.upstreams_of(&container.id).collect();
+        let own: BTreeSet<&str> = self.facts.upstreams_of(container).collect();
         let awaited = roster.upstreams.iter().any(|name| !own.contains(name) && self.listed(name, &container.id));
         registered && !(awaited && self.holds(Gate::AwaitedRoute))
     }
@@ -144,7 +144,7 @@ impl<'a> Planner<'a> {
 
     pub(super) fn draining(&self, container: &Container) -> bool {
         self.facts
-            .registrations(&container.id)
+            .registrations(container)
             .iter()
             .any(|registration| matches!(registration.maintenance, Maintenance::Draining { .. }))
     }

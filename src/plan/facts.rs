@@ -10,6 +10,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashMapExt};
 use jiff::Timestamp;
 
+use super::about::About;
 use super::planner::after;
 use crate::observed::{
     CheckSeen, CheckStatus, Consul, Container, ContainerState, Docker, Generation, GenerationId, Health, Loaded,
@@ -53,14 +54,8 @@ pub struct Facts<'a> {
     pub now: Timestamp,
     observed: &'a Observed,
     by_service: BTreeMap<&'a str, Vec<&'a Container>>,
-    // Asked several times for every container in every pass. A sorted map of ten thousand ids compares a dozen of them for
-    // one answer, each somewhere else in memory: with those, most of a plan's time. These are only ever asked, never gone
-    // through, since their order is another one in every run.
-    by_id: HashMap<&'a str, &'a Container>,
+    about: About<'a>,
     registrations: HashMap<&'a str, &'a Registration>,
-    by_container: HashMap<&'a str, Vec<&'a Registration>>,
-    /// Containers that some live worker may send requests to, each with the upstreams in which *every* live worker does.
-    routes: HashMap<&'a str, Vec<&'a str>>,
     /// The same as addresses, whoever's they are.
     addresses_routed: OnceCell<BTreeSet<(&'a str, u16)>>,
     /// By the service that a loaded upstream asks Consul for: the longest drain.
@@ -114,18 +109,11 @@ impl<'a> Facts<'a> {
         let consul = observed.consul.known();
         let nginx = observed.nginx.known();
         let mut by_service: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
-        let mut by_id = HashMap::with_capacity(docker.map_or(0, |docker| docker.containers.len()));
-        for (id, container) in docker.iter().flat_map(|docker| &docker.containers) {
+        for container in docker.iter().flat_map(|docker| docker.containers.values()) {
             by_service.entry(&container.service).or_default().push(container);
-            by_id.insert(id.as_str(), container);
         }
-        let count = consul.map_or(0, |consul| consul.registrations.len());
-        let mut registrations = HashMap::with_capacity(count);
-        let mut by_container: HashMap<&str, Vec<&Registration>> = HashMap::with_capacity(count);
-        for (id, registration) in consul.iter().flat_map(|consul| &consul.registrations) {
-            registrations.insert(id.as_str(), registration);
-            by_container.entry(&registration.container).or_default().push(registration);
-        }
+        let registrations = consul.iter().flat_map(|consul| &consul.registrations);
+        let registrations = registrations.map(|(id, registration)| (id.as_str(), registration)).collect();
         let mut facts = Self {
             docker,
             consul,
@@ -133,10 +121,8 @@ impl<'a> Facts<'a> {
             now,
             observed,
             by_service,
-            by_id,
+            about: About::default(),
             registrations,
-            by_container,
-            routes: HashMap::new(),
             addresses_routed: OnceCell::new(),
             loaded_drains: OnceCell::new(),
             remembered_drains: OnceCell::new(),
@@ -145,20 +131,22 @@ impl<'a> Facts<'a> {
             holders: OnceCell::new(),
             agent_network: OnceCell::new(),
         };
+        let mut routes = HashMap::new();
         for (number, (_, generation)) in facts.loaded_generations().into_iter().enumerate() {
-            let routes = routes_of(generation);
+            let also = routes_of(generation);
             if number == 0 {
-                facts.routes = routes;
+                routes = also;
                 continue;
             }
-            for (container, upstreams) in &mut facts.routes {
-                let also = routes.get(container);
+            for (container, upstreams) in &mut routes {
+                let also = also.get(container);
                 upstreams.retain(|name| also.is_some_and(|also| also.contains(name)));
             }
-            for container in routes.into_keys() {
-                facts.routes.entry(container).or_default();
+            for container in also.into_keys() {
+                routes.entry(container).or_default();
             }
         }
+        facts.about = About::of(docker, consul, routes);
         facts
     }
 
@@ -169,12 +157,18 @@ impl<'a> Facts<'a> {
 
     /// Our container with this id.
     pub fn container(&self, id: &str) -> Option<&'a Container> {
-        self.by_id.get(id).copied()
+        self.about.id(id)?.container
     }
 
     /// Our registration with this id.
     pub fn registration(&self, id: &str) -> Option<&'a Registration> {
         self.registrations.get(id).copied()
+    }
+
+    /// Our registration with this id, most likely one of this container: those are at hand.
+    pub fn registration_of(&self, container: &Container, id: &str) -> Option<&'a Registration> {
+        let own = self.registrations(container).iter().copied().find(|registration| registration.id == id);
+        own.or_else(|| self.registration(id))
     }
 
     /// Every service that has a container of ours.
@@ -183,8 +177,13 @@ impl<'a> Facts<'a> {
     }
 
     /// Our registrations of a container. Empty when Consul is Unknown.
-    pub fn registrations(&self, container: &str) -> &[&'a Registration] {
-        self.by_container.get(container).map_or(&[], Vec::as_slice)
+    pub fn registrations(&self, container: &Container) -> &[&'a Registration] {
+        self.about.registrations(self.about.container(container))
+    }
+
+    /// The same of a container that need not be one of ours, by its id.
+    pub fn registrations_of_id(&self, container: &str) -> &[&'a Registration] {
+        self.about.registrations(self.about.id(container))
     }
 
     /// The generations that some live worker runs.
@@ -199,21 +198,27 @@ impl<'a> Facts<'a> {
     }
 
     /// Some live worker may send a request to it. `None`: nginx is Unknown, or what it runs is.
-    pub fn routed(&self, container: &str) -> Option<bool> {
-        let nginx = self.nginx?;
-        let readable = match &nginx.loaded {
-            Loaded::Nothing => true,
+    pub fn routed(&self, container: &Container) -> Option<bool> {
+        let routed = || self.about.container(container).is_some_and(|about| about.routes.is_some());
+        self.routes_known().then(routed)
+    }
+
+    /// What live workers send requests to can be told.
+    pub fn routes_known(&self) -> bool {
+        match self.nginx.map(|nginx| (&nginx.loaded, &nginx.generations)) {
             // Something else answers on the probe port; what nginx runs cannot be told.
-            Loaded::Stranger(_) => false,
-            Loaded::Generation(id) => nginx.generations.contains_key(id),
-            Loaded::Mixed(ids) => ids.iter().all(|id| nginx.generations.contains_key(id)),
-        };
-        readable.then(|| self.routes.contains_key(container))
+            None | Some((Loaded::Stranger(_), _)) => false,
+            Some((Loaded::Nothing, _)) => true,
+            Some((Loaded::Generation(id), generations)) => generations.contains_key(id),
+            Some((Loaded::Mixed(ids), generations)) => ids.iter().all(|id| generations.contains_key(id)),
+        }
     }
 
     /// The same by address, for a registration whose container stays.
     pub fn address_routed(&self, address: &str, port: u16) -> Option<bool> {
-        self.routed("")?;
+        if !self.routes_known() {
+            return None;
+        }
         let routed = self.addresses_routed.get_or_init(|| {
             self.loaded_generations()
                 .into_iter()
@@ -273,8 +278,8 @@ impl<'a> Facts<'a> {
     }
 
     /// The upstreams in which every live worker routes to the container.
-    pub fn upstreams_of(&self, container: &str) -> impl Iterator<Item = &'a str> + '_ {
-        self.routes.get(container).into_iter().flatten().copied()
+    pub fn upstreams_of(&self, container: &Container) -> impl Iterator<Item = &'a str> + '_ {
+        self.about.container(container).into_iter().flat_map(|about| &about.routes).flatten().copied()
     }
 
     /// Our running container that answers at an address and port, whoever registered those.
@@ -333,7 +338,7 @@ impl<'a> Facts<'a> {
             Health::Unhealthy(output) => Fitness::Unhealthy(format!("its HEALTHCHECK fails: {}", one_line(output))),
             Health::None => {
                 let declared = service.is_some_and(|service| service.register.iter().any(|r| r.check.is_some()));
-                let registered = !self.registrations(&container.id).is_empty();
+                let registered = !self.registrations(container).is_empty();
                 match &container.probe {
                     _ if !declared => Fitness::Healthy,
                     Some(Probe::Failing(reason)) if !registered || self.just_started(container, service) => {

@@ -163,7 +163,9 @@ impl<'a> Planner<'a> {
         }
         // What is registered under another name with this wave, or taken back, is not in the catalog yet, and may be routed.
         let names = self.steps().iter().filter_map(|step| match &step.action {
-            Action::Consul(ConsulAction::Register(new)) if !self.facts.registrations(&new.container).is_empty() => {
+            Action::Consul(ConsulAction::Register(new))
+                if !self.facts.registrations_of_id(&new.container).is_empty() =>
+            {
                 Some(new.name.as_str())
             }
             Action::Consul(ConsulAction::LiftDrain { id }) => Some(self.facts.registration(id)?.name.as_str()),

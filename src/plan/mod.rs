@@ -3,6 +3,7 @@
 //! A plan is one *wave*: the steps whose conditions hold now, and what waits for which reason. Later steps appear when the
 //! world shows the earlier ones done, so there is no program counter that a crash could lose.
 
+mod about;
 pub mod action;
 pub mod adoption;
 mod candidate;
@@ -31,6 +32,7 @@ mod resources;
 mod retire;
 mod rollout;
 mod routes;
+mod staying;
 mod template_diff;
 mod templates;
 pub mod verdict;

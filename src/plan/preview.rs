@@ -353,7 +353,7 @@ fn healthy(spec: &Spec, world: &Observed, now: Timestamp, service: &str) -> u32 
     let facts = Facts::new(world, now);
     let fit = facts.containers(service).iter().filter(|container| {
         let drains = facts
-            .registrations(&container.id)
+            .registrations(container)
             .iter()
             .any(|registration| matches!(registration.maintenance, Maintenance::Draining { .. }));
         !drains && facts.fitness(container, spec.services.get(service)) == Fitness::Healthy

@@ -3,11 +3,9 @@
 //! A replica that leaves is `retire`'s; here its registrations are only kept as they are until then.
 
 use std::collections::{BTreeMap, BTreeSet};
-
 use std::net::IpAddr;
 use std::time::Duration;
 
-use foldhash::{HashSet, HashSetExt};
 use sha2::{Digest, Sha256};
 
 use super::action::{Action, ConsulAction, NewRegistration, WantedCheck, WantedKind};
@@ -15,6 +13,7 @@ use super::facts::{Fitness, one_line, own_address, passing};
 use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::retire::seconds;
+use super::staying::Staying;
 use super::{Change, ObjectKey};
 use crate::observed::{CheckSeen, CheckStatus, Container, Health, Maintenance, Registration};
 use crate::spec::container::hex;
@@ -160,8 +159,7 @@ impl<'a> Planner<'a> {
                 self.wait(ObjectKey::Discovery, "no_leader", "Consul has no leader");
             }
         }
-        // Ids of registrations that are there and stay. Only ever asked, never gone through.
-        let mut kept: HashSet<&'a str> = HashSet::with_capacity(consul.registrations.len());
+        let mut kept = Staying::with_room_for(consul.registrations.len());
         let rosters = self.rosters.clone();
         for service in spec.services.values() {
             let Some(roster) = rosters.get(service.name.as_str()) else { continue };
@@ -177,11 +175,13 @@ impl<'a> Planner<'a> {
                 }
                 for declared in &declared {
                     let id = self.registration_id(container, declared.register);
-                    let seen = self.facts.registration(&id);
+                    let seen = self.facts.registration_of(container, &id);
                     if !no_leader {
                         self.registration(service, container, declared, &id, seen);
                     }
-                    kept.extend(seen.map(|seen| seen.id.as_str()));
+                    if let Some(seen) = seen {
+                        kept.insert(seen);
+                    }
                 }
             }
             for leaving in &roster.leaving {
@@ -211,7 +211,7 @@ impl<'a> Planner<'a> {
     /// Of a held service only what its containers say of their health is passed on: that corrects nothing.
     fn keep_health(&mut self, containers: &[&'a Container]) {
         for container in containers {
-            for registration in self.facts.registrations(&container.id).to_vec() {
+            for registration in self.facts.registrations(container).to_vec() {
                 self.health(&container.health, registration);
             }
         }
@@ -225,11 +225,11 @@ impl<'a> Planner<'a> {
         service: &'a Service,
         container: &'a Container,
         no_leader: bool,
-        kept: &mut HashSet<&'a str>,
+        kept: &mut Staying<'a>,
     ) {
-        let registrations = self.facts.registrations(&container.id).to_vec();
+        let registrations = self.facts.registrations(container).to_vec();
         for registration in registrations.iter().copied() {
-            kept.insert(&registration.id);
+            kept.insert(registration);
             match self.moved(service, container, registration).filter(|_| !no_leader) {
                 Some(declared) => {
                     self.registration(service, container, &declared, &registration.id, Some(registration))
@@ -244,9 +244,11 @@ impl<'a> Planner<'a> {
         for declared in Declared::of(service) {
             if self.facts.registered_address(container, declared.register, advertise).is_ok() {
                 let id = self.registration_id(container, declared.register);
-                let seen = self.facts.registration(&id);
+                let seen = self.facts.registration_of(container, &id);
                 self.registration(service, container, &declared, &id, seen);
-                kept.extend(seen.map(|seen| seen.id.as_str()));
+                if let Some(seen) = seen {
+                    kept.insert(seen);
+                }
             }
         }
     }
@@ -384,11 +386,11 @@ impl<'a> Planner<'a> {
 
     /// Ours, and wanted by no replica: without a container it is removed; with one (its `register` left the spec) it is
     /// drained first.
-    fn unwanted_registrations(&mut self, kept: &HashSet<&str>) {
+    fn unwanted_registrations(&mut self, kept: &Staying<'a>) {
         let Some(consul) = self.facts.consul else { return };
         let docker = self.facts.docker;
         let unwanted = consul.registrations.values();
-        let unwanted = unwanted.filter(|r| !kept.contains(r.id.as_str()) && !self.held(&r.service));
+        let unwanted = unwanted.filter(|r| !kept.contains(r) && !self.held(&r.service));
         for registration in unwanted.collect::<Vec<_>>() {
             if registration.discovered() {
                 self.unwanted_discovered(registration);

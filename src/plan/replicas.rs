@@ -75,7 +75,7 @@ impl<'a> Planner<'a> {
         let replaced_network = service.config.networks.keys().find(|name| self.network_replaced(name));
         roster.all_at_once = replaced_network.is_some();
         for container in self.facts.containers(&service.name).iter().copied() {
-            roster.upstreams.extend(self.facts.upstreams_of(&container.id));
+            roster.upstreams.extend(self.facts.upstreams_of(container));
             let outdated = match replaced_network {
                 Some(network) => Some((format!("network {network} is replaced"), Vec::new())),
                 None => self.outdated(service, container),

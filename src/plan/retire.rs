@@ -28,7 +28,7 @@ impl<'a> Planner<'a> {
     /// The next step of a container that leaves.
     pub(super) fn retire(&mut self, container: &'a Container, leaving: &Leaving<'a>) {
         let object = ObjectKey::Replica(container.name.clone());
-        let registrations: Vec<&'a Registration> = self.facts.registrations(&container.id).to_vec();
+        let registrations: Vec<&'a Registration> = self.facts.registrations(container).to_vec();
         let running = match container.state {
             ContainerState::Running { .. } | ContainerState::Paused { .. } | ContainerState::Restarting => true,
             ContainerState::Created | ContainerState::Exited { .. } | ContainerState::Dead => false,
@@ -69,7 +69,7 @@ impl<'a> Planner<'a> {
             return !registrations.is_empty();
         }
         let registers = self.spec.services.get(&container.service).is_some_and(|service| !service.register.is_empty());
-        container.registers || registers || !registrations.is_empty() || self.facts.routed(&container.id) == Some(true)
+        container.registers || registers || !registrations.is_empty() || self.facts.routed(container) == Some(true)
     }
 
     pub(super) fn without_consul(&self) -> bool {
@@ -101,7 +101,7 @@ impl<'a> Planner<'a> {
         }
         let with_nginx = self.context.nginx.is_some();
         if with_nginx {
-            match self.facts.routed(&container.id) {
+            match self.facts.routed(container) {
                 Some(false) => {}
                 Some(true) if !self.holds(Gate::Unrouted) => {}
                 None if !self.holds(Gate::RoutedKnown) => {}
@@ -139,14 +139,14 @@ impl<'a> Planner<'a> {
         if self.facts.nginx.is_none() {
             return Some(format!("nginx cannot be read: {}", self.observed.nginx.reason().unwrap_or_default()));
         }
-        let unseen = self.facts.routed(&container.id).is_none() && !self.draining(container);
+        let unseen = self.facts.routed(container).is_none() && !self.draining(container);
         unseen.then(|| "what nginx runs cannot be told, and with it what serves".to_owned())
     }
 
     /// How long a container is drained: the longest drain of the upstreams, of the spec or loaded, that ask for what it is
     /// registered as.
     pub(super) fn drain_time(&self, container: &Container) -> Duration {
-        let registered = self.facts.registrations(&container.id).iter().map(|registration| registration.name.as_str());
+        let registered = self.facts.registrations(container).iter().map(|registration| registration.name.as_str());
         let service = self.spec.services.get(&container.service);
         let declared = service.into_iter().flat_map(|service| &service.register).map(|register| register.name.as_str());
         let names: BTreeSet<&str> = registered.chain(declared).collect();
@@ -371,7 +371,7 @@ impl<'a> Planner<'a> {
         self.facts
             .containers(service)
             .iter()
-            .any(|container| container.registers || !self.facts.registrations(&container.id).is_empty())
+            .any(|container| container.registers || !self.facts.registrations(container).is_empty())
     }
 
     /// Of the services that leave now, those on which another of them depended, with that one's name. Should they depend

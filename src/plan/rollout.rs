@@ -177,7 +177,7 @@ impl<'a> Planner<'a> {
         let Some(fault) = self.fault(service, container) else { return Verdict::Good };
         let deadline = self.deadline(service);
         let served = self.facts.ever_routed(&container.id);
-        if served || !self.facts.registrations(&container.id).is_empty() {
+        if served || !self.facts.registrations(container).is_empty() {
             // It was fit once. Within the time in which it is watched that is the roll-out's failure, later its own.
             let ran = match container.state {
                 ContainerState::Running { started_at } | ContainerState::Paused { started_at } => {
@@ -293,14 +293,14 @@ impl<'a> Planner<'a> {
 
     /// What Consul says of a check of the container that has run and does not pass.
     pub(super) fn failing_check(&self, container: &Container) -> Option<String> {
-        let check = self.facts.registrations(&container.id).iter().find_map(|registration| registration.failing())?;
+        let check = self.facts.registrations(container).iter().find_map(|registration| registration.failing())?;
         Some(format!("Consul's check fails: {}", one_line(&check.output)))
     }
 
     /// Since when a check of the container fails, as far as that was watched.
     fn failing_since(&self, container: &Container) -> Option<Timestamp> {
         let failing = &self.facts.consul?.failing;
-        self.facts.registrations(&container.id).iter().filter_map(|one| failing.get(&one.id)).min().copied()
+        self.facts.registrations(container).iter().filter_map(|one| failing.get(&one.id)).min().copied()
     }
 
     /// A new replica failed: what that means for the others.

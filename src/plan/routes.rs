@@ -387,7 +387,11 @@ impl<'a> Planner<'a> {
     /// the agent Unknown: nothing is subtracted.
     fn own_out(&self, instance: &Instance, endpoint: &Endpoint) -> Option<Verdict> {
         self.facts.consul?;
-        match self.facts.registration(&instance.id).map(|registration| &registration.maintenance) {
+        let seen = match endpoint.container.as_deref().and_then(|id| self.facts.container(id)) {
+            Some(container) => self.facts.registration_of(container, &instance.id),
+            None => self.facts.registration(&instance.id),
+        };
+        match seen.map(|registration| &registration.maintenance) {
             Some(Maintenance::Draining { reason }) => return Some(Verdict::Draining { reason: reason.clone() }),
             Some(Maintenance::Operator { reason }) => return Some(Verdict::Maintenance { reason: reason.clone() }),
             Some(Maintenance::Off) | None => {}
@@ -446,7 +450,7 @@ impl<'a> Planner<'a> {
             address.is_ok_and(|(address, port)| (address.as_str(), port) == place(endpoint))
         });
         let own = declared.map(|register| self.registration_id(container, register));
-        let registrations = self.facts.registrations(id);
+        let registrations = self.facts.registrations(container);
         let there = |registration: &Registration| match &own {
             Some(own) => registration.id == *own,
             None => (registration.address.as_str(), registration.port) == place(endpoint),
