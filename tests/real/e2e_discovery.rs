@@ -2,18 +2,26 @@
 //!
 //! The engine is shared with other tests, so each looks only at services with its own names, and at `labelled` containers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::docker::{STRANGER, docker};
 use crate::support::program::Daemon;
 use crate::support::shop::WEB;
 use crate::support::{Site, check, eventually, http};
+
+/// A site whose daemon looks often by itself: with nothing that wakes it, half a minute would pass between two passes.
+fn site(name: &str) -> Site {
+    let mut site = Site::new(name);
+    site.more_settings = "loop: { resync: 2s }\n".to_owned();
+    site.write_settings();
+    site
+}
 
 /// A spec with discovery, and an upstream to what it registers under the test's own name.
 struct Spec<'s> {
@@ -62,6 +70,13 @@ fn id_of(site: &Site, name: &str) -> String {
     format!("{}:{}-{name}:80/tcp", site.node, site.project)
 }
 
+/// What the agent has of the test's own containers, by id: the daemon registers those of other tests there as well, as long
+/// as they are there.
+fn registered(site: &Site) -> BTreeMap<String, Value> {
+    let all = site.consul().services().into_iter();
+    all.filter(|(id, _)| id.contains(&format!(":{}-", site.project))).collect()
+}
+
 fn answers(site: &Site, wanted: &[&str]) -> Result<(), String> {
     let wanted: BTreeSet<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     let seen = site.served_by(site.listen(), wanted.len().max(1) * 4)?;
@@ -70,7 +85,7 @@ fn answers(site: &Site, wanted: &[&str]) -> Result<(), String> {
 
 #[test]
 fn a_container_is_registered_by_its_variables_and_routed_and_nothing_is_written_twice() {
-    let site = Site::new("di-names");
+    let site = site("di-names");
     let name = format!("SERVICE_NAME={}", site.project);
     let more = [
         "--label",
@@ -119,7 +134,7 @@ fn a_container_is_registered_by_its_variables_and_routed_and_nothing_is_written_
 
 #[test]
 fn with_the_containers_address_the_network_is_chosen_and_a_host_port_is_never_beside_it() {
-    let site = Site::new("di-own");
+    let site = site("di-own");
     let label = format!("{STRANGER}={}", site.project);
     let networks = [format!("{}-app", site.project), format!("{}-back", site.project)];
     for network in &networks {
@@ -146,7 +161,7 @@ fn with_the_containers_address_the_network_is_chosen_and_a_host_port_is_never_be
 
 #[test]
 fn a_container_that_is_told_to_stop_is_unrouted_while_it_still_answers() {
-    let site = Site::new("di-stop");
+    let site = site("di-stop");
     run_named(&site, "stays", &[]);
     // Its stop signal says nothing to the server in it: it answers until Docker kills it.
     let leaving = run_named(&site, "leaves", &["--stop-signal", "SIGHUP"]);
@@ -199,7 +214,7 @@ fn a_container_that_is_told_to_stop_is_unrouted_while_it_still_answers() {
 
 #[test]
 fn a_new_host_port_is_followed_also_when_nobody_saw_the_restart() {
-    let site = Site::new("di-port");
+    let site = site("di-port");
     let container = run_named(&site, "one", &[]);
     let served = |site: &Site| {
         answers(site, &["one"])?;
@@ -224,7 +239,7 @@ fn a_new_host_port_is_followed_also_when_nobody_saw_the_restart() {
 
 #[test]
 fn only_a_healthy_container_is_routed() {
-    let site = Site::new("di-health");
+    let site = site("di-health");
     let health = [
         "--health-cmd",
         "/bin/reeve-web --check",
@@ -256,7 +271,7 @@ fn only_a_healthy_container_is_routed() {
 
 #[test]
 fn what_died_while_nobody_looked_is_removed_and_strangers_are_left_alone() {
-    let site = Site::new("di-ghost");
+    let site = site("di-ghost");
     let ghost = run_named(&site, "ghost", &[]);
     run_named(&site, "stays", &[]);
     let daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["ghost", "stays"]));
@@ -280,7 +295,7 @@ fn what_died_while_nobody_looked_is_removed_and_strangers_are_left_alone() {
 
 #[test]
 fn an_agent_that_lost_its_state_gets_all_of_it_back_and_nothing_is_unrouted_meanwhile() {
-    let mut site = Site::new("di-lost");
+    let mut site = site("di-lost");
     run_named(&site, "one", &[]);
     run_named(&site, "two", &[]);
     let daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["one", "two"]));
@@ -288,7 +303,7 @@ fn an_agent_that_lost_its_state_gets_all_of_it_back_and_nothing_is_unrouted_mean
     site.agent.kill();
     site.agent.start();
     eventually("both are back", || {
-        let ids = site.registrations();
+        let ids: BTreeSet<String> = registered(&site).into_keys().collect();
         check(ids == BTreeSet::from([id_of(&site, "one"), id_of(&site, "two")]), || format!("{ids:?}"))
     });
     daemon.makes_passes(2);
@@ -307,7 +322,7 @@ fn leave(site: &Site, id: &str, port: u16) {
 
 #[test]
 fn what_a_registrator_left_is_taken_over_or_removed_and_another_hosts_is_not() {
-    let site = Site::new("di-adopt");
+    let site = site("di-adopt");
     let container =
         run_named(&site, "one", &["--label", "SERVICE_CHECK_TCP=1", "--label", "SERVICE_CHECK_INTERVAL=1s"]);
     let old = format!("hosta:{}-one:80", site.project);
@@ -319,14 +334,15 @@ fn what_a_registrator_left_is_taken_over_or_removed_and_another_hosts_is_not() {
     let daemon: Daemon = site.run_until(&spec(&site, ", ids: registrator, hostname: hosta"), |daemon| {
         daemon.waits(&[&old, "reeve adopt --registrator"]).map(drop)
     });
-    let before = site.consul().services();
+    let before = registered(&site);
+    assert_eq!(before.keys().collect::<BTreeSet<_>>(), BTreeSet::from([&old, &ghost, &foreign]));
     let dry = site.reeve(&["adopt", "--registrator", "--dry-run"]).success();
     assert!(
         dry.stdout.contains(&format!("take over {old}")) && dry.stdout.contains(&format!("remove {ghost}")),
         "{dry:?}"
     );
     assert!(!dry.stdout.contains(&foreign), "{dry:?}");
-    assert_eq!(site.consul().services(), before);
+    assert_eq!(registered(&site), before);
 
     let stop = Arc::new(AtomicBool::new(false));
     let (ended, api, name, wanted) =
@@ -358,7 +374,7 @@ fn what_a_registrator_left_is_taken_over_or_removed_and_another_hosts_is_not() {
 
 #[test]
 fn a_check_that_runs_a_program_is_refused_with_what_to_do_when_the_agent_does_not_allow_it() {
-    let site = Site::new("di-script");
+    let site = site("di-script");
     run_named(&site, "one", &["--label", "SERVICE_CHECK_SCRIPT=/bin/true $SERVICE_IP"]);
     run_named(&site, "two", &[]);
     let daemon = site.run_until(&spec(&site, ""), |daemon| {

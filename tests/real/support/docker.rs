@@ -114,7 +114,12 @@ pub fn remove_all(label: &str) {
             eprintln!("clean-up: {error}");
         }
     };
-    remove(&["rm", "--force", "--volumes"], list(&["ps", "--all"]));
+    // One after the other: several of one network at once can leave an engine of 20.10 in a deadlock of its own, in which
+    // no container or network can be made or removed until it is restarted (seen, with its goroutines: two exits that
+    // release their endpoints, each with the lock that the other waits for).
+    for container in list(&["ps", "--all"]).lines() {
+        remove(&["rm", "--force", "--volumes"], container.to_owned());
+    }
     remove(&["network", "rm"], list(&["network", "ls"]));
     remove(&["volume", "rm", "--force"], list(&["volume", "ls"]));
 }
