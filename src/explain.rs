@@ -1,9 +1,10 @@
-//! The explanation of one service or upstream, as data and as text: what is wanted, what is seen, and why they differ.
+//! The explanation of one service, upstream, template or discovered container, as data and as text: what is wanted, what is seen, and why they differ.
 //! Pure.
 //!
 //! Owns what `reeve explain` and `/v1/explain` say. Every reason is the planner's own (`plan::verdicts`, what waits), none
 //! is found here. The JSON form is stable: fields are added, never renamed.
 
+mod discovered;
 mod service;
 mod text;
 mod upstream;
@@ -22,6 +23,7 @@ use crate::plan::{ObjectKey, Plan};
 use crate::spec::suggest::did_you_mean;
 use crate::spec::{Owner, Spec};
 use crate::status::{BackendStatus, Status, TemplateStatus};
+pub use discovered::{DiscoveredExplanation, DiscoveredSeen};
 pub use service::{KeptVersion, RegistrationSeen, ReplicaSeen, ServiceExplanation, ServiceWanted};
 pub use upstream::{EndpointSeen, UpstreamExplanation, UpstreamWanted};
 
@@ -47,7 +49,11 @@ pub struct UnknownName {
 
 impl fmt::Display for UnknownName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no service, no upstream and no template `{}`; {}", self.name, self.help)
+        write!(
+            f,
+            "there is no service, no upstream, no template and no discovered container `{}`; {}",
+            self.name, self.help
+        )
     }
 }
 
@@ -67,6 +73,9 @@ pub struct Explanation {
     /// And so may a template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<TemplateStatus>,
+    /// And so may what discovery registers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovered: Option<DiscoveredExplanation>,
     /// The last actions that were about it, newest first.
     pub actions: Vec<Entry>,
     /// The last one that failed, however long ago.
@@ -87,8 +96,9 @@ impl Explanation {
         let service = service::explain(name, seen, &facts, &status, verdicts);
         let upstream = upstream::explain(name, seen, &facts, &status, verdicts);
         let template = status.templates.iter().find(|template| template.name == name).cloned();
-        if service.is_none() && upstream.is_none() && template.is_none() {
-            return Err(unknown(name, &status, &facts));
+        let discovered = discovered::explain(name, seen, &status, verdicts);
+        if service.is_none() && upstream.is_none() && template.is_none() && discovered.is_none() {
+            return Err(unknown(name, &status, &facts, verdicts));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -98,6 +108,7 @@ impl Explanation {
             service,
             upstream,
             template,
+            discovered,
             actions: Vec::new(),
             last_error: None,
             history_problem: None,
@@ -114,27 +125,35 @@ impl Explanation {
             .template
             .as_ref()
             .is_some_and(|template| entry.object == ObjectKey::Template(template.name.clone()).to_string());
+        let of_discovered = self.discovered.as_ref().is_some_and(|one| {
+            let object = |port: &DiscoveredSeen| ObjectKey::Registration(port.registration.clone()).to_string();
+            one.ports.iter().any(|port| entry.object == object(port))
+        });
         of_service
             || of_template
+            || of_discovered
             || self.upstream.as_ref().is_some_and(|upstream| entry.upstreams.contains(&upstream.name))
     }
 }
 
-fn unknown(name: &str, status: &Status, facts: &Facts<'_>) -> UnknownName {
+fn unknown(name: &str, status: &Status, facts: &Facts<'_>, verdicts: &Verdicts) -> UnknownName {
     let loaded =
         facts.loaded_generations().into_iter().flat_map(|(_, generation)| generation.manifest.upstreams.keys());
     let services: BTreeSet<&str> = status.services.iter().map(|service| service.name.as_str()).collect();
     let upstreams: BTreeSet<&str> =
         status.upstreams.iter().map(|upstream| upstream.name.as_str()).chain(loaded.map(String::as_str)).collect();
     let templates: BTreeSet<&str> = status.templates.iter().map(|template| template.name.as_str()).collect();
-    let help = did_you_mean(name, services.iter().chain(&upstreams).chain(&templates).copied()).unwrap_or_else(|| {
-        let list = |names: &BTreeSet<&str>| match names.is_empty() {
-            true => "none".to_owned(),
-            false => names.iter().copied().collect::<Vec<_>>().join(", "),
-        };
-        let more = if templates.is_empty() { String::new() } else { format!("; templates: {}", list(&templates)) };
-        format!("services: {}; upstreams: {}{more}", list(&services), list(&upstreams))
-    });
+    let found = discovered::names(status, verdicts);
+    let found = found.iter().map(String::as_str);
+    let help = did_you_mean(name, services.iter().chain(&upstreams).chain(&templates).copied().chain(found))
+        .unwrap_or_else(|| {
+            let list = |names: &BTreeSet<&str>| match names.is_empty() {
+                true => "none".to_owned(),
+                false => names.iter().copied().collect::<Vec<_>>().join(", "),
+            };
+            let more = if templates.is_empty() { String::new() } else { format!("; templates: {}", list(&templates)) };
+            format!("services: {}; upstreams: {}{more}", list(&services), list(&upstreams))
+        });
     UnknownName { name: name.to_owned(), help }
 }
 

@@ -311,3 +311,20 @@ fn import_writes_a_spec_and_says_what_has_no_counterpart() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(" --> bad.ctmpl:2:1\n"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn validate_refuses_a_template_that_writes_outside_of_the_allowed_folders() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let spec = "name: shop\ntemplates:\n  a:\n    contents: x\n    destination: /boot/app.conf\n  b: { contents: x, destination: /etc/b }\n";
+    std::fs::write(folder.path().join("shop.yaml"), spec).expect("written");
+    let validate = |folder: &Path| reeve(folder, &["-f", "shop.yaml", "validate"]).output().expect("the program runs");
+    let output = validate(folder.path());
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the template `a` writes into none of the allowed folders: /etc, "), "{said}");
+    assert!(said.contains("shop.yaml:5:18") && said.contains("`templates.allow`"), "{said}");
+    assert!(!said.contains("template `b`"), "{said}");
+    let settings = "node: edge-1\ntemplates: { allow: [/boot, /etc] }\n";
+    std::fs::write(folder.path().join("reeve.yaml"), settings).expect("written");
+    assert_eq!(validate(folder.path()).status.code(), Some(0));
+}

@@ -104,6 +104,68 @@ fn a_large_loss_is_believed_when_it_has_lasted_and_a_small_one_at_once() {
     }
 }
 
+const SERVERS: &str = "name: shop
+services:
+  web: { image: localhost/web:1, deploy: { replicas: COUNT }, register: { port: 80, address: container } }
+templates:
+  a: { contents: \"{% for one in service('web') %}{{ one.ID }} {% endfor %}\", destination: /etc/a }
+";
+
+impl Scene {
+    fn servers(&self) -> usize {
+        self.text("a").split_whitespace().count()
+    }
+
+    fn look_at_services(&mut self) {
+        templates::forget_services(&mut self.world);
+        templates::look(&mut self.world, &self.spec, self.now);
+    }
+}
+
+#[test]
+fn a_loss_by_our_own_scale_down_is_believed_at_once_and_one_that_nothing_explains_is_not() {
+    let mut scene = Scene::new(&SERVERS.replace("COUNT", "4"));
+    scene.look_at_services();
+    scene.apply();
+    assert_eq!(scene.servers(), 4);
+    let vanished = |left: usize| {
+        let mut scene = Scene { spec: scene.spec.clone(), world: scene.world.clone(), now: scene.now };
+        templates::instances(&mut scene.world, "web", left, scene.now);
+        templates::look(&mut scene.world, &scene.spec, scene.now);
+        scene
+    };
+    // The containers run: the catalog is wrong, or will be.
+    assert_eq!(vanished(1).waits(), [("distrust", Some(10))]);
+    assert_eq!(vanished(0).waits(), [("distrust", Some(10))]);
+
+    scene.spec = spec(&SERVERS.replace("COUNT", "1"));
+    for _ in 0..3 {
+        scene.apply();
+        scene.look_at_services();
+        assert!(!scene.waits().iter().any(|(kind, _)| *kind == "distrust"), "{:?}", scene.waits());
+    }
+    assert_eq!(scene.servers(), 1, "three of four left, and it was meant");
+    assert!(!scene.plan().converged(), "and they are still being drained");
+}
+
+#[test]
+fn a_change_and_its_reversal_within_the_wait_write_nothing_and_run_nothing() {
+    let more = "    wait: { min: 5s, max: 20s }\n    command: [reload]\n";
+    let mut scene = Scene::new(&one("{{ key_or_default('k', '0') }}", more));
+    let record = |scene: &Scene| scene.world.templates.seen["a"].known().and_then(|seen| seen.record.clone());
+    let before = record(&scene);
+    scene.key("k", Some("1"));
+    scene.later(4);
+    assert_eq!((scene.steps(), scene.waits()), (vec![], vec![("template_wait", Some(1))]));
+    scene.key("k", None);
+    for _ in 0..3 {
+        let plan = scene.plan();
+        assert!(plan.is_empty() && plan.records.is_empty() && plan.waiting.is_empty(), "{plan:?}");
+        scene.later(20);
+    }
+    assert_eq!(record(&scene), before, "nothing was noted, either");
+}
+
 #[test]
 fn changes_are_gathered_for_the_quiet_time_and_no_longer_than_the_longest_wait() {
     let more = "    wait: { min: 2s, max: 5s }\n";

@@ -1,4 +1,4 @@
-//! `reeve explain`: why a service, an upstream or a template is as it is. Of a running daemon when there is one, else by an observation
+//! `reeve explain`: why a service, an upstream, a template or a discovered container is as it is. Of a running daemon when there is one, else by an observation
 //! of its own.
 
 use clap::{Args, ValueEnum};
@@ -18,12 +18,14 @@ Examples:
                                     replica, what waits for what, what was done last.
   reeve explain http_backend        Why each endpoint of this upstream is in or out.
   reeve explain app.conf            What this template asks for, and what it waits for.
+  reeve explain redis-1             What discovery makes of this container, and why not.
   reeve explain web -o json | jq .last_error
 
 With a daemon this tells of its last pass, else it looks by itself. It never writes.")]
 pub struct ExplainArguments {
-    /// The service, upstream or template; when several have this name, all are explained.
-    #[arg(value_name = "SERVICE|UPSTREAM|TEMPLATE")]
+    /// The service, upstream or template, or a container that discovery found (also by what it is registered as); when
+    /// several have this name, all are explained.
+    #[arg(value_name = "SERVICE|UPSTREAM|TEMPLATE|CONTAINER")]
     pub name: String,
 
     /// Print text for people or JSON for programs.

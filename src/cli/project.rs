@@ -25,6 +25,7 @@ pub fn load_options(settings: &Settings, project: Option<&str>, strict: bool) ->
         strict,
         profiles: BTreeSet::new(),
         probe: (settings.nginx.mode == NginxMode::Host).then_some(settings.nginx.probe),
+        templates_allow: None,
     })
 }
 

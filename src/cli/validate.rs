@@ -1,5 +1,7 @@
 //! `reeve validate`: check the spec's files, offline.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{Context, Exit, project};
@@ -40,7 +42,12 @@ pub fn summary(spec: &Spec) -> String {
 /// # Errors
 /// When the files are invalid; with `--strict`, when there is a warning.
 pub fn run(context: &mut Context, arguments: &ValidateArguments) -> anyhow::Result<Exit> {
-    let options = project::load_options(&context.settings, context.global.project.as_deref(), arguments.strict)?;
+    let mut options = project::load_options(&context.settings, context.global.project.as_deref(), arguments.strict)?;
+    // As they are written, and where links lead, as the plan compares them.
+    let allowed = &context.settings.templates.allow;
+    let real = allowed.iter().filter_map(|folder| std::fs::canonicalize(folder).ok());
+    let real: Vec<PathBuf> = real.filter(|folder| !allowed.contains(folder)).collect();
+    options.templates_allow = Some(allowed.iter().cloned().chain(real).collect());
     let coloured = context.output.style() != Style::plain();
     match load(&options) {
         Ok(loaded) => {

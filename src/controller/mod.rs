@@ -20,7 +20,7 @@ use crate::engine::{Engine, Orders};
 use crate::explain::Seen;
 use crate::http::{Explain, Explained, Foresee, Report, Shared, Unexplained};
 use crate::metrics::Metrics;
-use crate::observed::{Interest, Observed};
+use crate::observed::{Interest, Observed, Registration};
 use crate::pass::{Applied, Pass};
 use crate::plan::action::{Action, ConsulAction, DockerAction, NginxAction, System};
 use crate::plan::preview::Preview;
@@ -369,6 +369,8 @@ struct Settled {
     digest: String,
     /// Ids.
     containers: BTreeSet<String>,
+    /// What discovery has registered, by id: of which container, and at which address and port.
+    discovered: BTreeMap<String, (String, String, u16)>,
     /// Hash of the generation that `current` pointed at, as long as we have not switched it since.
     generation: Option<String>,
 }
@@ -377,8 +379,11 @@ impl Settled {
     fn of(pass: &Pass) -> Self {
         let docker = pass.observed.docker.known();
         let containers = docker.into_iter().flat_map(|docker| docker.containers.keys().cloned()).collect();
+        let registrations = pass.observed.consul.known().into_iter().flat_map(|consul| consul.registrations.values());
+        let place = |seen: &Registration| (seen.id.clone(), (seen.container.clone(), seen.address.clone(), seen.port));
+        let discovered = registrations.filter(|seen| seen.discovered()).map(place).collect();
         let current = pass.observed.nginx.known().and_then(|nginx| nginx.current.as_ref());
-        Self { digest: pass.spec.digest.clone(), containers, generation: current.map(|id| id.hash.clone()) }
+        Self { digest: pass.spec.digest.clone(), containers, discovered, generation: current.map(|id| id.hash.clone()) }
     }
 
     /// It was in force, nobody wanted anything else since, and it has to be put in force again.
@@ -427,7 +432,12 @@ impl Settled {
                     | DockerAction::RemoveContainer { .. } => false,
                 },
                 Action::Consul(action) => match action {
-                    ConsulAction::Register(new) => self.containers.contains(&new.container),
+                    ConsulAction::Register(new) => {
+                        // A container that came, got well or moved is no drift: nobody changed what was registered.
+                        let before = self.discovered.get(&new.id).map(|(id, at, port)| (id, at, *port));
+                        self.containers.contains(&new.container)
+                            || before == Some((&new.container, &new.address, new.port))
+                    }
                     ConsulAction::LiftDrain { .. } | ConsulAction::RemoveCheck { .. } => true,
                     // Of a container that somebody removed. An observer comes to no later step that would tell of it.
                     ConsulAction::Deregister { .. } => step.drift,

@@ -166,14 +166,17 @@ fn what_left_the_spec_is_explained_as_long_as_something_of_it_is_there() {
 #[test]
 fn an_unknown_name_gets_the_nearest_or_all_there_is() {
     let error = |name| explain_in(name, &spec(), &observed()).expect_err("unknown").to_string();
-    assert_eq!(error("wbe"), "there is no service, no upstream and no template `wbe`; did you mean `web`?");
+    assert_eq!(
+        error("wbe"),
+        "there is no service, no upstream, no template and no discovered container `wbe`; did you mean `web`?"
+    );
     assert_eq!(
         error("http-backend"),
-        "there is no service, no upstream and no template `http-backend`; did you mean `http_backend`?"
+        "there is no service, no upstream, no template and no discovered container `http-backend`; did you mean `http_backend`?"
     );
     assert_eq!(
         error("elsewhere"),
-        "there is no service, no upstream and no template `elsewhere`; services: db, web; upstreams: http_backend"
+        "there is no service, no upstream, no template and no discovered container `elsewhere`; services: db, web; upstreams: http_backend"
     );
 }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{EndpointSeen, Explanation, RegistrationSeen, ReplicaSeen, ServiceExplanation, UpstreamExplanation};
+use super::{
+    DiscoveredExplanation, EndpointSeen, Explanation, RegistrationSeen, ReplicaSeen, ServiceExplanation,
+    UpstreamExplanation,
+};
 use crate::history::Entry;
 use crate::observed::CheckStatus;
 use crate::settings::format_duration;
@@ -32,6 +35,9 @@ impl Explanation {
         }
         if let Some(template) = &self.template {
             page.template(template);
+        }
+        if let Some(discovered) = &self.discovered {
+            page.discovered(discovered);
         }
         page.actions(self);
         page.text
@@ -95,6 +101,39 @@ impl Page {
         }
         for waiting in &template.waiting {
             self.value("waits", format_args!("{}{}", waiting.reason, self.left(waiting.until)));
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------ what discovery found
+
+    fn discovered(&mut self, discovered: &DiscoveredExplanation) {
+        if let Some(nothing) = &discovered.nothing {
+            self.heading(format_args!("container {}: nothing is registered", discovered.name));
+            self.value("because", nothing);
+        }
+        for port in &discovered.ports {
+            self.heading(format_args!("registration {}", port.registration));
+            match (&port.container, &port.port) {
+                (Some(container), Some(port)) => self.value("container", format_args!("{container}, port {port}")),
+                _ => self.value("container", "none that discovery registers: it goes"),
+            }
+            if let (Some(service), Some(endpoint)) = (&port.service, &port.endpoint) {
+                let tags =
+                    if port.tags.is_empty() { String::new() } else { format!(", tags {}", port.tags.join(", ")) };
+                self.value("wanted", format_args!("{service} at {endpoint}{tags}"));
+            }
+            if let Some(problem) = &port.problem {
+                self.value("wanted", format_args!("it cannot be registered: {problem}"));
+            }
+            match &port.registered {
+                Some(seen) => {
+                    self.value("registered", format_args!("{} at {}: {}", seen.service, seen.endpoint, seen.status));
+                }
+                None => self.value("registered", "no"),
+            }
+            for waiting in &port.waiting {
+                self.value("waits", format_args!("{}{}", waiting.reason, self.left(waiting.until)));
+            }
         }
     }
 

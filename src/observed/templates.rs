@@ -85,6 +85,10 @@ pub struct TemplateRecord {
     pub changed_at: Timestamp,
     /// How many entries each answer had, by the dependency's words.
     pub sizes: BTreeMap<String, usize>,
+    /// The containers of this host behind the entries of an answer, by the dependency's words and the entry: what leaves
+    /// with its container is no sudden loss.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub own: BTreeMap<String, BTreeMap<String, String>>,
     /// Digest of what stood there before; `None`: nothing did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,

@@ -413,7 +413,11 @@ impl<'a> Planner<'a> {
     }
 
     fn own_trouble(&self, endpoint: &Endpoint) -> Option<Verdict> {
-        let id = endpoint.container.as_deref()?;
+        self.container_trouble(endpoint.container.as_deref()?)
+    }
+
+    /// Why a container of ours, or one that discovery found, is seen to be out, or is on its way out.
+    pub(super) fn container_trouble(&self, id: &str) -> Option<Verdict> {
         let Some(docker) = self.facts.docker.filter(|_| self.facts.consul.is_some()) else {
             return (!self.holds(Gate::ReplicasKnown)).then_some(Verdict::Gone);
         };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::action::{NewFile, TemplateRun};
 use super::planner::{Planner, after};
 use super::{Action, ObjectKey, Step, TemplateAction};
-use crate::observed::{Dependency, Destination, FileSeen, TemplateRecord, TemplateSeen, TemplateStage, View};
+use crate::observed::{Answer, Dependency, Destination, FileSeen, TemplateRecord, TemplateSeen, TemplateStage, View};
 use crate::spec::Template;
 use crate::spec::template::{FollowUp, SignalTarget};
 use crate::template;
@@ -236,10 +236,18 @@ impl<'a> Planner<'a> {
         let now = self.now;
         let suspicious = seen.asked.iter().filter(|one| one.of_consul()).find_map(|dependency| {
             let answer = self.observed.templates.answers.get(dependency)?.known()?;
-            let (is, was) = (answer.entries.len(), record.and_then(|record| record.sizes.get(&dependency.to_string())));
+            let name = dependency.to_string();
+            let (is, was) = (answer.entries.len(), record.and_then(|record| record.sizes.get(&name)));
             let believed_at = after(answer.shrunk_at, self.context.distrust_for);
             let lost = match was {
-                Some(was) => *was > is && (is == 0 || (*was - is) * 100 > *was * share),
+                Some(was) => {
+                    let own = record.and_then(|record| record.own.get(&name)).into_iter().flatten();
+                    let left = own.filter(|(entry, _)| !answer.entries.contains(*entry));
+                    // A container that is seen to be gone, or leaving, explains the loss of its entry, as of an upstream.
+                    let explained = left.filter(|(_, container)| self.container_trouble(container).is_some()).count();
+                    let lost = was.saturating_sub(is).saturating_sub(explained);
+                    lost > 0 && (is == 0 || lost * 100 > *was * share)
+                }
                 // Somebody else's file, or one whose record is lost: it may be full of what is missing now.
                 None => is == 0 && file.is_some() && record.is_none(),
             };
@@ -293,16 +301,34 @@ impl<'a> Planner<'a> {
             let answer = answers.get(dependency)?.known()?;
             dependency.of_consul().then(|| (dependency.to_string(), answer.entries.len()))
         };
+        let own = |dependency: &Dependency| {
+            let own = self.own_entries(dependency, answers.get(dependency)?.known()?);
+            (!own.is_empty()).then(|| (dependency.to_string(), own))
+        };
         TemplateRecord {
             destination: template.destination.clone(),
             text: digest.to_owned(),
             inputs: seen.inputs.clone(),
             changed_at: seen.changed_at,
             sizes: seen.asked.iter().filter_map(size).collect(),
+            own: seen.asked.iter().filter_map(own).collect(),
             before: file.map(|file| file.digest.clone()),
             pending: template.follow_up().is_some(),
             failed: None,
         }
+    }
+
+    /// The container behind each entry of an answer that we registered: `<Consul's node>/<id of the registration>`.
+    fn own_entries(&self, dependency: &Dependency, answer: &Answer) -> BTreeMap<String, String> {
+        let (Dependency::Service { .. }, Some(consul)) = (dependency, self.facts.consul) else {
+            return BTreeMap::new();
+        };
+        let container = |entry: &String| {
+            let (node, id) = entry.split_once('/')?;
+            let registration = consul.registrations.get(id).filter(|_| node == consul.agent.node)?;
+            Some((entry.clone(), registration.container.clone()))
+        };
+        answer.entries.iter().filter_map(container).collect()
     }
 
     /// The spec has nothing to run any more.

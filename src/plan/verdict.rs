@@ -8,6 +8,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use super::discovery::Claim;
 use super::order::Order;
 use super::planner::Planner;
 use super::replicas::Roster;
@@ -23,6 +24,21 @@ pub struct Verdicts {
     pub orders: BTreeMap<String, Order>,
     /// By container id. Missing: Docker cannot be read.
     pub replicas: BTreeMap<String, Standing>,
+    /// By container, port and protocol: what discovery makes of the containers that run.
+    pub discovered: Vec<Found>,
+}
+
+/// What a port of a container that reeve did not make is registered as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Id and name.
+    pub container: (String, String),
+    /// `80/tcp`.
+    pub port: String,
+    /// Id of the registration.
+    pub registration: String,
+    /// Name of the Consul service, `address:port`, tags; or why there can be none.
+    pub wanted: Result<(String, String, Vec<String>), String>,
 }
 
 /// One address, and what became of it.
@@ -171,7 +187,25 @@ impl<'a> Planner<'a> {
         }
         let services = self.spec.services.values();
         let orders = services.map(|service| (service.name.clone(), super::order::decide(service))).collect();
-        Verdicts { upstreams: self.judged.take().unwrap_or_default(), orders, replicas: self.standings() }
+        Verdicts {
+            upstreams: self.judged.take().unwrap_or_default(),
+            orders,
+            replicas: self.standings(),
+            discovered: self.found(),
+        }
+    }
+
+    fn found(&self) -> Vec<Found> {
+        let found = |claim: Claim<'_>| Found {
+            container: (claim.container.id.clone(), claim.container.name.clone()),
+            port: format!("{}/{}", claim.port, claim.protocol),
+            registration: claim.id,
+            wanted: claim.wanted.map(|wanted| {
+                let endpoint = Endpoint { address: wanted.address, port: wanted.port, weight: 1, container: None };
+                (wanted.name, endpoint.to_string(), wanted.tags)
+            }),
+        };
+        self.claims().into_iter().map(found).collect()
     }
 
     fn standings(&self) -> BTreeMap<String, Standing> {

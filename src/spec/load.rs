@@ -38,6 +38,8 @@ pub struct LoadOptions {
     pub profiles: BTreeSet<String>,
     /// Where nginx tells its generation: nothing of the spec may listen there.
     pub probe: Option<SocketAddr>,
+    /// A template that writes into none of these folders is an error; `None`: nobody looks, and it waits when its turn comes.
+    pub templates_allow: Option<Vec<PathBuf>>,
 }
 
 /// A spec, and what is worth knowing about how it came to be.
@@ -166,6 +168,7 @@ pub fn load_from(
         touched,
         profiles: &profiles,
         concealed: &concealed,
+        templates_allow: options.templates_allow.as_deref(),
     };
     let mut draft = read::spec(&root, &mut context);
     let touched = std::mem::take(&mut context.touched);

@@ -241,6 +241,17 @@ fn a_run_tells_everything_that_it_asked_for_even_beyond_what_is_not_known() {
 }
 
 #[test]
+fn a_template_that_does_not_end_or_writes_too_much_hurts_only_itself() {
+    let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
+    let huge = "{% for a in loop_range(1000000) %}{{ 'x' | repeat(1000) }}{% endfor %}";
+    let deep = "{% macro deep(n) %}{{ deep(n) }}{% endmacro %}{{ deep(1) }}";
+    for text in [endless, huge, deep] {
+        assert!(render(text).is_err(), "{text}");
+        assert_eq!(render("{{ key('app/port') }}").as_deref(), Ok("8080"), "after {text}");
+    }
+}
+
+#[test]
 fn a_missing_key_is_empty_where_the_template_says_so() {
     let lax = Template { error_on_missing: false, ..template("[{{ key('app/none') }}]") };
     assert_eq!(run(&lax, &answers(), at()).text.as_deref(), Ok("[]"));

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use reeve::observed::{Answer, CheckStatus, Dependency, Destination, Observed, TemplateRecord, TemplateSeen, View};
+use reeve::observed::{
+    Answer, CheckStatus, Dependency, Destination, Maintenance, Observed, TemplateRecord, TemplateSeen, View,
+};
 use reeve::spec::{Spec, Template};
 use reeve::template;
 use serde_json::{Value, json};
@@ -59,13 +61,15 @@ fn unseen(template: &Template) -> TemplateSeen {
 fn answer(world: &Observed, dependency: &Dependency, now: Timestamp) -> Answer {
     let (data, entries) = match dependency {
         Dependency::Service { name, .. } => {
+            let node = world.consul.known().map_or("", |consul| consul.agent.node.as_str());
             let registrations = world.consul.known().into_iter().flat_map(|consul| consul.registrations.values());
             let found: BTreeMap<&String, Value> = registrations
                 .filter(|one| one.name == *name)
+                .filter(|one| one.maintenance == Maintenance::Off)
                 .filter(|one| one.checks.values().all(|check| check.status == CheckStatus::Passing))
                 .map(|one| (&one.id, json!({"ID": one.id, "Address": one.address, "Port": one.port})))
                 .collect();
-            let entries = found.keys().map(|id| (*id).clone()).collect();
+            let entries = found.keys().map(|id| format!("{node}/{id}")).collect();
             (found.into_values().collect(), entries)
         }
         Dependency::Keys { .. } | Dependency::Services { .. } | Dependency::Nodes { .. } | Dependency::Datacenters => {

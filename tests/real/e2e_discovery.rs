@@ -16,7 +16,7 @@ use crate::support::shop::WEB;
 use crate::support::{Site, check, eventually, http};
 
 /// A site whose daemon looks often by itself: with nothing that wakes it, half a minute would pass between two passes.
-fn site(name: &str) -> Site {
+pub(crate) fn site(name: &str) -> Site {
     let mut site = Site::new(name);
     site.more_settings = "loop: { resync: 2s }\n".to_owned();
     site.write_settings();
@@ -24,7 +24,7 @@ fn site(name: &str) -> Site {
 }
 
 /// A spec with discovery, and an upstream to what it registers under the test's own name.
-struct Spec<'s> {
+pub(crate) struct Spec<'s> {
     site: &'s Site,
     discovery: &'s str,
 }
@@ -38,12 +38,12 @@ impl fmt::Display for Spec<'_> {
     }
 }
 
-fn spec<'s>(site: &'s Site, discovery: &'s str) -> Spec<'s> {
+pub(crate) fn spec<'s>(site: &'s Site, discovery: &'s str) -> Spec<'s> {
     Spec { site, discovery }
 }
 
 /// Runs a container of the test's own, `<project>-<name>`, that calls itself by its name in its answers.
-fn run(site: &Site, name: &str, more: &[&str]) -> String {
+pub(crate) fn run(site: &Site, name: &str, more: &[&str]) -> String {
     let full = format!("{}-{name}", site.project);
     let (label, answers) = (format!("{STRANGER}={}", site.project), format!("NAME={name}"));
     let mut arguments = vec!["run", "--detach", "--name", &full, "--label", &label, "--env", &answers];
@@ -53,20 +53,20 @@ fn run(site: &Site, name: &str, more: &[&str]) -> String {
 }
 
 /// The same, registered under the test's name with port 80 on a host port that Docker chooses.
-fn run_named(site: &Site, name: &str, more: &[&str]) -> String {
+pub(crate) fn run_named(site: &Site, name: &str, more: &[&str]) -> String {
     let label = format!("SERVICE_NAME={}", site.project);
     run(site, name, &[&["--label", &label, "--publish", "80"], more].concat())
 }
 
 /// Docker may choose another port for IPv6.
-fn host_port(container: &str) -> u16 {
+pub(crate) fn host_port(container: &str) -> u16 {
     let each = "{{range (index .NetworkSettings.Ports \"80/tcp\")}}{{.HostIp}}:{{.HostPort}} {{end}}";
     let all = docker(&["inspect", "--format", each, container]);
     let port = all.split(' ').find_map(|one| one.strip_prefix("0.0.0.0:")).unwrap_or_else(|| panic!("{all}"));
     port.parse().expect("a port")
 }
 
-fn id_of(site: &Site, name: &str) -> String {
+pub(crate) fn id_of(site: &Site, name: &str) -> String {
     format!("{}:{}-{name}:80/tcp", site.node, site.project)
 }
 
@@ -77,7 +77,7 @@ fn registered(site: &Site) -> BTreeMap<String, Value> {
     all.filter(|(id, _)| id.contains(&format!(":{}-", site.project))).collect()
 }
 
-fn answers(site: &Site, wanted: &[&str]) -> Result<(), String> {
+pub(crate) fn answers(site: &Site, wanted: &[&str]) -> Result<(), String> {
     let wanted: BTreeSet<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     let seen = site.served_by(site.listen(), wanted.len().max(1) * 4)?;
     check(seen == wanted, || format!("answers of {seen:?}, not {wanted:?}"))
@@ -168,8 +168,9 @@ fn a_container_that_is_told_to_stop_is_unrouted_while_it_still_answers() {
     let daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["leaves", "stays"]));
     let leaving_port = host_port(&leaving);
     // A signal that is not its stop signal is nothing.
-    docker(&["kill", "--signal", "USR1", &run_named(&site, "other", &["--label", "SERVICE_IGNORE=1"])]);
-    daemon.makes_passes(1);
+    docker(&["kill", "--signal", "HUP", &format!("{}-stays", site.project)]);
+    daemon.makes_passes(2);
+    assert!(site.consul().services().contains_key(&id_of(&site, "stays")));
     answers(&site, &["leaves", "stays"]).expect("both serve on");
 
     let stop = Arc::new(AtomicBool::new(false));

@@ -16,7 +16,7 @@ use crate::support::{Site, check, eventually, within};
 const APPLY: &[&str] = &["apply", "--timeout", "60s"];
 
 /// A site whose templates may write below its folder `files`. `more`: further settings.
-fn site(name: &str, more: &str) -> Site {
+pub(crate) fn site(name: &str, more: &str) -> Site {
     let mut site = Site::new(name);
     fs::create_dir(site.folder().join("files")).expect("the folder is made");
     site.more_settings = format!("templates: {{ allow: [\"{}/files\"] }}\n{more}", site.folder().display());
@@ -24,26 +24,26 @@ fn site(name: &str, more: &str) -> Site {
     site
 }
 
-fn path(site: &Site, name: &str) -> PathBuf {
+pub(crate) fn path(site: &Site, name: &str) -> PathBuf {
     site.folder().join("files").join(name)
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
 /// How often the command of [`counted`] has run.
-fn runs(site: &Site) -> usize {
+pub(crate) fn runs(site: &Site) -> usize {
     text(&path(site, "runs")).lines().count()
 }
 
 /// A command that leaves a line for each run.
-fn counted(site: &Site) -> String {
+pub(crate) fn counted(site: &Site) -> String {
     format!("{{ shell: \"echo run >> {}\" }}", path(site, "runs").display())
 }
 
 /// One template for each of (name, contents, more keys); `contents` in one line.
-fn spec(site: &Site, templates: &[(&str, &str, &str)]) -> String {
+pub(crate) fn spec(site: &Site, templates: &[(&str, &str, &str)]) -> String {
     let mut spec = format!("name: {}\ntemplates:\n", site.project);
     for (name, contents, more) in templates {
         let destination = path(site, name);
@@ -61,11 +61,11 @@ fn spec(site: &Site, templates: &[(&str, &str, &str)]) -> String {
 
 const SERVERS: &str = "{% for one in service('web') %}\nserver {{ one.Address }}:{{ one.Port }};\n{% endfor %}";
 
-fn set(api: Api, key: &str, value: u64) {
+pub(crate) fn set(api: Api, key: &str, value: u64) {
     api.put(&format!("/v1/kv/{key}"), &json!(value));
 }
 
-fn holds(path: &Path, words: &str) -> Result<(), String> {
+pub(crate) fn holds(path: &Path, words: &str) -> Result<(), String> {
     let text = text(path);
     check(text.contains(words), || format!("{words:?} is not in {}:\n{text}", path.display()))
 }

@@ -66,6 +66,8 @@ pub struct Context<'a> {
     pub profiles: &'a BTreeSet<String>,
     /// Credentials among the variables that were put into values, by name.
     pub concealed: &'a BTreeMap<String, String>,
+    /// As [`crate::spec::LoadOptions::templates_allow`].
+    pub templates_allow: Option<&'a [PathBuf]>,
 }
 
 impl Context<'_> {

@@ -28,6 +28,18 @@ pub fn read(root: &Node, draft: &mut Draft, context: &mut Context<'_>) {
         }
         let Some(template) = one(entry, draft, context) else { continue };
         let place = entry.value.get("destination").map_or(&entry.key_place, |one| &one.value.place).clone();
+        if let Some(allowed) = context.templates_allow
+            && !allowed.iter().any(|folder| template.destination.starts_with(folder))
+        {
+            let folders: Vec<String> = allowed.iter().map(|folder| folder.display().to_string()).collect();
+            let message = format!(
+                "the template `{}` writes into none of the allowed folders: {}",
+                template.name,
+                folders.join(", ")
+            );
+            let help = "add its folder to `templates.allow` of the settings, or choose another destination";
+            context.report.error_help(&place, message, help);
+        }
         match places.get(&template.destination) {
             Some((other, first)) => {
                 let message = format!("the templates `{other}` and `{}` have the same destination", template.name);

@@ -1,0 +1,169 @@
+//! Containers that reeve did not make, in every kind of network, and while Consul is away; and what is told of them.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::e2e_discovery::{answers, host_port, id_of, run, run_named, spec};
+use crate::support::docker::{STRANGER, docker};
+use crate::support::program::Daemon;
+use crate::support::{Site, check, eventually, http};
+
+/// Address, port and tags of a registration.
+fn registered(site: &Site, id: &str) -> Result<(String, u64, Value), String> {
+    let seen = site.consul().services().get(id).cloned().ok_or_else(|| format!("{id} is not registered"))?;
+    Ok((
+        seen["Address"].as_str().unwrap_or_default().to_owned(),
+        seen["Port"].as_u64().unwrap_or_default(),
+        seen["Tags"].clone(),
+    ))
+}
+
+fn explained(site: &Site, name: &str) -> Value {
+    let outcome = site.reeve(&["explain", name, "-o", "json"]).success();
+    serde_json::from_str(&outcome.stdout).expect("JSON")
+}
+
+#[test]
+fn in_the_hosts_network_and_in_anothers_a_container_is_registered_where_it_answers() {
+    let site = Site::new("di-nets");
+    // It listens on the host itself, on a port that nothing exposes: a variable names it.
+    let port = site.ports.published(0);
+    let full = format!("{}-host", site.project);
+    let label = format!("{STRANGER}={}", site.project);
+    let named = format!("SERVICE_{port}_NAME={}", site.project);
+    let listen = port.to_string();
+    let on_the_host =
+        ["run", "--detach", "--name", &full, "--label", &label, "--network", "host", "--env", "NAME=host"];
+    docker(&[&on_the_host[..], &["--label", &named, crate::support::shop::WEB, "--listen", &listen]].concat());
+    // One owns the network and publishes the port, the other listens there.
+    let owner_name = format!("{}-owner", site.project);
+    let owner = ["run", "--detach", "--name", &owner_name, "--label", &label, "--publish", "80"];
+    let owner = docker(&[&owner[..], &[crate::support::shop::WEB, "--listen", "8080"]].concat());
+    let network = format!("container:{owner}");
+    let name = format!("SERVICE_NAME={}", site.project);
+    run(&site, "inside", &["--network", &network, "--label", &name]);
+    let daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["host", "inside"]));
+    let at_host = registered(&site, &format!("{}:{}-host:{port}/tcp", site.node, site.project)).expect("registered");
+    let inside = registered(&site, &id_of(&site, "inside")).expect("registered");
+    assert_eq!((at_host.1, inside.1), (u64::from(port), u64::from(host_port(&owner))));
+    assert_eq!(at_host.0, inside.0, "both at the advertised address");
+    let ids: BTreeSet<String> = site.registrations();
+    assert_eq!(ids.len(), 2, "neither port 80 of the host nor the owner: {ids:?}");
+    // The network goes with its owner.
+    docker(&["rm", "--force", &owner]);
+    eventually("what lived in it waits, and says why", || {
+        daemon.waits(&[&id_of(&site, "inside"), "which is not there"]).map(drop)
+    });
+    drop(daemon);
+}
+
+#[test]
+fn udp_a_range_of_ports_and_an_address_of_version_6_are_registered_apart() {
+    let site = Site::new("di-ports");
+    let (first, second, six) = (site.ports.published(0), site.ports.published(1), site.ports.published(2));
+    let range = format!("{first}-{second}:80-81");
+    let name = format!("SERVICE_NAME={}", site.project);
+    let own = format!("SERVICE_80_NAME={}", site.project);
+    run(&site, "range", &["--publish", &range, "--label", &name, "--label", &own]);
+    // Nothing has to answer for a registration.
+    run(&site, "dns", &["--publish", "53", "--publish", "53/udp", "--label", "SERVICE_NAME=dns"]);
+    let published = format!("[::1]:{six}:80");
+    run(&site, "six", &["--publish", &published, "--label", &name]);
+    let daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["range", "six"]));
+    let of = |name: &str, port: &str| {
+        registered(&site, &format!("{}:{}-{name}:{port}", site.node, site.project)).expect("registered")
+    };
+    assert_eq!((of("range", "80/tcp").1, of("range", "81/tcp").1), (u64::from(first), u64::from(second)));
+    let services = site.consul().services();
+    let service = |id: &str| services[&format!("{}:{}-{id}", site.node, site.project)]["Service"].clone();
+    assert_eq!(
+        (service("range:80/tcp"), service("range:81/tcp")),
+        (json!(site.project), json!(format!("{}-81", site.project)))
+    );
+    assert_eq!((service("dns:53/tcp"), service("dns:53/udp")), (json!("dns-53"), json!("dns-53")));
+    let (tcp, udp) = (of("dns", "53/tcp"), of("dns", "53/udp"));
+    assert_eq!((&tcp.2, &udp.2), (&json!([]), &json!(["udp"])));
+    let of_docker = "{{range (index .NetworkSettings.Ports \"53/udp\")}}{{.HostPort}} {{end}}";
+    let ports = docker(&["inspect", "--format", of_docker, &format!("{}-dns", site.project)]);
+    assert!(ports.split(' ').any(|port| port == udp.1.to_string()), "{udp:?} {ports}");
+    assert_eq!((of("six", "80/tcp").0.as_str(), of("six", "80/tcp").1), ("::1", u64::from(six)));
+    assert!(site.nginx.servers("site").contains(&format!("[::1]:{six}")), "{:?}", site.nginx.servers("site"));
+    drop(daemon);
+}
+
+#[test]
+fn what_dies_and_what_comes_while_consul_is_away_is_made_up_when_it_is_back() {
+    let mut site = Site::without_consul("di-away");
+    site.agent.keeps_state = true;
+    site.agent.start();
+    let ghost = run_named(&site, "ghost", &[]);
+    run_named(&site, "stays", &[]);
+    let mut daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["ghost", "stays"]));
+    site.agent.kill();
+    eventually("Consul is seen away", || {
+        let known = daemon.metric("reeve_backend_known{backend=\"consul\"}");
+        check(known.abs() < f64::EPSILON, || format!("{known}"))
+    });
+    docker(&["rm", "--force", &ghost]);
+    let own = format!("SERVICE_80_NAME={}", site.project);
+    let name = format!("SERVICE_NAME={}", site.project);
+    run(&site, "two", &["--publish", "80", "--publish", "81", "--label", &own, "--label", &name]);
+    eventually("what died is not routed, though Consul is away", || answers(&site, &["stays"]));
+    daemon.lives();
+    // As after a reboot: the agent brings back what it had, the ghost among it.
+    site.agent.start();
+    eventually("both ports are registered, and the ghost is not", || {
+        let ids = site.registrations();
+        let id = |name: &str, port: &str| format!("{}:{}-{name}:{port}/tcp", site.node, site.project);
+        let wanted = BTreeSet::from([id("stays", "80"), id("two", "80"), id("two", "81")]);
+        check(ids == wanted, || format!("{ids:?}"))?;
+        answers(&site, &["stays", "two"])
+    });
+    daemon.lives();
+}
+
+#[test]
+fn explain_tells_of_a_discovered_container_and_an_entry_removed_by_hand_is_drift() {
+    let site = Site::new("di-tells");
+    run_named(&site, "one", &["--label", "SERVICE_TAGS=a,b"]);
+    run_named(&site, "quiet", &["--label", "SERVICE_IGNORE=1"]);
+    run_named(&site, "wrong", &["--label", "SERVICE_CHECK_TTL=soon"]);
+    let daemon: Daemon = site.run_until(&spec(&site, ""), |daemon| {
+        daemon.converged()?;
+        answers(&site, &["one"])
+    });
+    let id = id_of(&site, "one");
+    for name in [site.project.clone(), format!("{}-one", site.project), id.clone()] {
+        let ports = explained(&site, &name)["discovered"]["ports"].clone();
+        let port = ports.as_array().into_iter().flatten().find(|port| port["registration"] == id.as_str());
+        let port = port.unwrap_or_else(|| panic!("{name}: {ports:#}"));
+        assert_eq!((&port["service"], &port["port"]), (&json!(site.project), &json!("80/tcp")), "{ports:#}");
+        assert_eq!(
+            (&port["registered"]["status"], &port["tags"]),
+            (&json!("passing"), &json!(["a", "b"])),
+            "{ports:#}"
+        );
+    }
+    let text = site.reeve(&["explain", &format!("{}-one", site.project)]).success();
+    text.says(&format!("registration {id}")).says("tags a, b").says("register");
+    let quiet = site.reeve(&["explain", &format!("{}-quiet", site.project)]).success();
+    quiet.says("nothing is registered").says("SERVICE_IGNORE");
+    let wrong = site.reeve(&["explain", &format!("{}-wrong", site.project)]).success();
+    wrong.says("it cannot be registered: SERVICE_CHECK_TTL is no duration");
+
+    let before = daemon.drift("consul");
+    site.consul().deregister(&id);
+    eventually("it is back", || registered(&site, &id).map(drop));
+    eventually("and it was drift", || {
+        check(daemon.drift("consul") >= before + 1.0, || format!("{}", daemon.drift("consul")))
+    });
+    let drift = daemon.drift("consul");
+    run_named(&site, "two", &[]);
+    eventually("another one comes", || answers(&site, &["one", "two"]));
+    docker(&["rm", "--force", &format!("{}-two", site.project)]);
+    eventually("and goes", || answers(&site, &["one"]));
+    daemon.makes_passes(1);
+    assert!((daemon.drift("consul") - drift).abs() < f64::EPSILON, "neither is drift");
+    http::get(site.listen(), "/").expect("it serves");
+}
