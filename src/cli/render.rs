@@ -8,6 +8,7 @@ use super::{Context, Exit, Progress, project, runtime};
 use crate::engine::{Engine, Orders};
 use crate::observed::{Interest, View};
 use crate::plan::{self, ObjectKey, Removals, Waiting};
+use crate::render::{ENDPOINTS_FILE, LUA_FILE, endpoints};
 use crate::spec::Spec;
 use crate::template;
 use crate::world::Observe as _;
@@ -54,11 +55,16 @@ pub fn run(context: &mut Context, arguments: &RenderArguments) -> anyhow::Result
     let orders = Orders { removals: Removals::Held, teardown: None, dry: false };
     let plan_context = engine.context(orders);
     let (wanted, waiting) = plan::wanted_generation(spec, &observed, Timestamp::now(), &plan_context)?;
-    for (name, text) in &wanted.files {
+    // The program in Lua is always the same, and long.
+    for (name, text) in wanted.files.iter().filter(|(name, _)| *name != LUA_FILE) {
         let own = arguments.name.as_ref().is_none_or(|upstream| name.contains(&format!("upstream-{upstream}.")));
         if own {
             context.output.text(format_args!("# {name}\n{text}"))?;
         }
+    }
+    if let Some(mut endpoints) = endpoints::of_manifest(&wanted.manifest) {
+        endpoints.retain(|upstream, _| arguments.name.as_ref().is_none_or(|name| name == upstream));
+        context.output.text(format_args!("# {ENDPOINTS_FILE}\n{}", endpoints::text(&endpoints)))?;
     }
     // Beside the text, which may be on its way into a file.
     for waiting in waiting {

@@ -21,6 +21,7 @@ mod e2e_faults_nginx;
 mod e2e_import;
 mod e2e_isolation;
 mod e2e_load;
+mod e2e_lua;
 mod e2e_rollout;
 mod e2e_routes;
 mod e2e_strangers;

@@ -111,9 +111,9 @@ impl Nginx {
     /// The folder of the generation that `current` includes.
     pub fn generation(&self) -> Option<String> {
         let text = fs::read_to_string(self.state.join("current/reeve.conf")).ok()?;
-        // `generation <hash>-<n>` is in its first comment and in what it answers on the probe port.
-        let (_, rest) = text.split_once("return 200 \"")?;
-        rest.split(' ').next().map(str::to_owned)
+        // `generation <hash>-<n>` is in its first comment; a template may say it only in what is answered on the probe port.
+        let (_, rest) = text.split_once(": generation ").or_else(|| text.split_once("return 200 \""))?;
+        rest.split([' ', '.']).next().map(str::to_owned)
     }
 
     /// The files that `current` includes, by name.
