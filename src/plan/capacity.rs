@@ -4,12 +4,13 @@
 //! served nobody, and one that routes to them already must not lose them because another does not yet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use super::facts::{believed, passing};
+use super::facts::{believed, displaced, own_address, passing, refuted};
 use super::gates::Gate;
 use super::planner::Planner;
 use super::replicas::Roster;
-use crate::observed::{Container, ContainerState, Maintenance, Registration};
+use crate::observed::{Container, ContainerState, Endpoint, Maintenance, Registration};
 use crate::spec::upstream::CatalogQuery;
 use crate::spec::{Register, Service, Upstream};
 
@@ -68,22 +69,70 @@ impl<'a> Planner<'a> {
         self.places_by(container, believed)
     }
 
+    /// Where the container would be missed if it left now, be it that it has begun to.
+    pub(super) fn places_left(&self, container: &'a Container) -> Vec<Place<'a>> {
+        if self.draining(container) { self.places_draining(container) } else { self.places_lost(container) }
+    }
+
+    /// Where nginx still sends requests to one that is being drained.
+    fn places_draining(&self, container: &'a Container) -> Vec<Place<'a>> {
+        let service = self.spec.services.get(&container.service);
+        let fit = self.facts.fitness(container, service).healthy();
+        if !fit || !self.draining(container) || self.facts.registrations(container).iter().any(|r| refuted(r)) {
+            return Vec::new();
+        }
+        self.routed_places(container, service).collect()
+    }
+
+    fn routed_places<'s>(
+        &'s self,
+        container: &'s Container,
+        service: Option<&'s Service>,
+    ) -> impl Iterator<Item = Place<'a>> + 's {
+        let endpoints = self.facts.endpoints_of(&container.id);
+        let answers = move |name: &&str| {
+            let mut own = endpoints.iter().filter(|(upstream, _)| upstream == name);
+            own.any(|(_, endpoint)| self.answers(container, service, endpoint))
+        };
+        self.facts.upstreams_of(container).filter(answers).map(Place::Routed)
+    }
+
     fn places_by(&self, container: &'a Container, counts: fn(&Registration) -> bool) -> Vec<Place<'a>> {
         let service = self.spec.services.get(&container.service);
         if !self.facts.fitness(container, service).healthy() || self.draining(container) {
             return Vec::new();
         }
         let registrations = self.facts.registrations(container);
-        let registered: Vec<Place> =
-            registrations.iter().filter(|r| counts(r)).map(|r| Place::Registered(&r.name)).collect();
+        let registered: Vec<Place> = registrations
+            .iter()
+            .filter(|r| counts(r) && !displaced(container, r))
+            .map(|r| Place::Registered(&r.name))
+            .collect();
         if registered.is_empty() && !registrations.is_empty() {
             // Consul, or an operator, keeps it out of traffic.
             return Vec::new();
         }
         let registers = service.map_or(container.registers, |service| !service.register.is_empty());
         let running = (!registers).then_some(Place::Running);
-        let routed = self.facts.upstreams_of(container).map(Place::Routed);
+        let routed = self.routed_places(container, service);
         running.into_iter().chain(registered).chain(routed).collect()
+    }
+
+    /// The container answers where nginx sends its requests: started again, Docker may have published its port elsewhere.
+    fn answers(&self, container: &Container, service: Option<&Service>, endpoint: &Endpoint) -> bool {
+        let here = |address: &str, port: u16| (address, port) == (endpoint.address.as_str(), endpoint.port);
+        let own = |address: IpAddr| address.to_string() == endpoint.address;
+        let advertise = self.context.advertise.as_deref();
+        let declared = |register: &Register| {
+            let place = self.facts.registered_address(container, register, advertise);
+            place.is_ok_and(|(address, port)| here(&address, port))
+        };
+        let registered = |one: &&Registration| here(&one.address, one.port) && !displaced(container, one);
+        container.published.is_empty()
+            || container.published.iter().any(|published| published.host == endpoint.port)
+            || container.networks.values().filter_map(own_address).any(own)
+            || self.facts.registrations(container).iter().any(registered)
+            || service.is_some_and(|service| service.register.iter().any(declared))
     }
 
     /// A current replica that does all that it should: the next one may be replaced.
@@ -102,7 +151,11 @@ impl<'a> Planner<'a> {
         // An upstream that routes to a sister, and that Consul tells of this one, is about to route to it.
         let own: BTreeSet<&str> = self.facts.upstreams_of(container).collect();
         let awaited = roster.upstreams.iter().any(|name| !own.contains(name) && self.listed(name, &container.id));
-        registered && !(awaited && self.holds(Gate::AwaitedRoute))
+        // While that cannot be seen, it may still be awaited.
+        let unseen = self.context.nginx.is_some()
+            && self.facts.routed(container).is_none()
+            && service.register.iter().any(|register| !self.selecting(&register.name).is_empty());
+        registered && !((awaited || unseen) && self.holds(Gate::AwaitedRoute))
     }
 
     /// The catalog's answer for the upstream has a passing instance of the container.

@@ -131,13 +131,14 @@ impl<'a> Evidence<'a> {
                 }
                 continue;
             };
-            // What is seen loaded was only slow.
+            // What is seen loaded was only slow; one that was written anew, since somebody had deleted it, is refused by now.
             let runs = matches!(&nginx.loaded, Loaded::Generation(loaded) if loaded == id);
-            if runs || manifest.template != template {
+            if (runs && rejection.stage != Stage::Check) || manifest.template != template {
                 continue;
             }
             // When nginx was started, nothing was in force.
             let suspects: BTreeSet<&str> = match rejection.stage {
+                Stage::Check if runs => BTreeSet::new(),
                 Stage::Start => manifest.upstreams.keys().map(String::as_str).collect(),
                 Stage::Check | Stage::Load => manifest.suspects.keys().map(String::as_str).collect(),
             };

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use super::about::About;
 use super::planner::after;
 use crate::observed::{
-    CheckSeen, CheckStatus, Consul, Container, ContainerState, Docker, Generation, GenerationId, Health, Loaded,
-    Maintenance, NetworkEndpoint, Nginx, NginxProcess, Observed, Probe, Registration,
+    CheckSeen, CheckStatus, Consul, Container, ContainerState, Docker, Endpoint, Generation, GenerationId, Health,
+    Loaded, Maintenance, NetworkEndpoint, Nginx, NginxProcess, Observed, Probe, Registration,
 };
 use crate::spec::{Register, RegisterAddress, Service};
 
@@ -61,6 +61,8 @@ pub struct Facts<'a> {
     /// By the service that a loaded upstream asks Consul for: the longest drain.
     loaded_drains: OnceCell<BTreeMap<&'a str, Duration>>,
     remembered_drains: OnceCell<BTreeMap<&'a str, Duration>>,
+    /// By container: the endpoints that some live worker has for it, with their upstreams.
+    endpoints: OnceCell<HashMap<&'a str, Vec<(&'a str, &'a Endpoint)>>>,
     /// Containers that some generation on disk routes to.
     ever_routed: OnceCell<BTreeSet<&'a str>>,
     dead_ports: OnceCell<BTreeSet<(&'a str, u16)>>,
@@ -127,6 +129,7 @@ impl<'a> Facts<'a> {
             loaded_drains: OnceCell::new(),
             remembered_drains: OnceCell::new(),
             dead_ports: OnceCell::new(),
+            endpoints: OnceCell::new(),
             ever_routed: OnceCell::new(),
             holders: OnceCell::new(),
             agent_network: OnceCell::new(),
@@ -230,6 +233,25 @@ impl<'a> Facts<'a> {
         Some(routed.contains(&(address, port)))
     }
 
+    /// The same for what a registration stands for: another container of ours may be at the place that it had, or another
+    /// port of its own.
+    pub fn registration_routed(&self, registration: &Registration) -> Option<bool> {
+        let there = self.address_routed(&registration.address, registration.port)?;
+        let at = |endpoint: &&Endpoint| {
+            let whose = endpoint.container.as_ref().is_none_or(|container| *container == registration.container);
+            whose && (&endpoint.address, endpoint.port) == (&registration.address, registration.port)
+        };
+        let loaded = || self.loaded_generations().into_iter().flat_map(|(_, one)| one.manifest.upstreams.values());
+        let own = self.container(&registration.container).filter(|container| displaced(container, registration));
+        let another = |one: &&Registration| {
+            one.id != registration.id && (&one.address, one.port) == (&registration.address, registration.port)
+        };
+        if own.is_some_and(|container| self.registrations(container).iter().any(another)) {
+            return Some(false);
+        }
+        Some(there && loaded().flat_map(|routed| &routed.endpoints).any(|endpoint| at(&endpoint)))
+    }
+
     /// Host ports that some live worker still sends requests to although our container there is gone or does not run, with
     /// the upstream. Empty when nothing can be done about it now: a container that does not come back would be worse.
     pub fn dead_ports(&self) -> &BTreeSet<(&'a str, u16)> {
@@ -280,6 +302,23 @@ impl<'a> Facts<'a> {
     /// The upstreams in which every live worker routes to the container.
     pub fn upstreams_of(&self, container: &Container) -> impl Iterator<Item = &'a str> + '_ {
         self.about.container(container).into_iter().flat_map(|about| &about.routes).flatten().copied()
+    }
+
+    /// Where live workers send the requests for the container: upstream and endpoint.
+    pub fn endpoints_of(&self, container: &str) -> &[(&'a str, &'a Endpoint)] {
+        let endpoints = self.endpoints.get_or_init(|| {
+            let mut endpoints: HashMap<&str, Vec<(&str, &Endpoint)>> = HashMap::new();
+            let generations = self.loaded_generations().into_iter();
+            for (name, routed) in generations.flat_map(|(_, generation)| &generation.manifest.upstreams) {
+                for endpoint in &routed.endpoints {
+                    if let Some(container) = &endpoint.container {
+                        endpoints.entry(container).or_default().push((name, endpoint));
+                    }
+                }
+            }
+            endpoints
+        });
+        endpoints.get(container).map_or(&[], Vec::as_slice)
     }
 
     /// Our running container that answers at an address and port, whoever registered those.
@@ -512,6 +551,22 @@ pub fn believed(registration: &Registration) -> bool {
 /// begins each as critical (seen), and stays at that for up to the check's interval.
 pub fn refuted(registration: &Registration) -> bool {
     registration.checks.values().any(|check| check.status != CheckStatus::Passing && !check.output.is_empty())
+}
+
+/// The container was started again, and Docker has published its port elsewhere: nobody answers any more where the
+/// registration sends requests to, so that nothing is lost with it.
+pub fn displaced(container: &Container, registration: &Registration) -> bool {
+    let declared = registration.id.rsplit(':').next().and_then(|end| end.split_once('/'));
+    let Some((Ok(port), protocol)) = declared.map(|(port, protocol)| (port.parse::<u16>(), protocol)) else {
+        return false;
+    };
+    let own = |address: IpAddr| address.to_string() == registration.address;
+    let mut published = container.published.iter().filter(|one| one.host != 0);
+    container.state.running()
+        && registration.port != port
+        && !container.networks.values().filter_map(own_address).any(own)
+        && published.clone().all(|one| one.host != registration.port)
+        && published.any(|one| one.target == port && one.protocol.to_string() == protocol)
 }
 
 /// The address of a container on a network.

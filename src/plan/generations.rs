@@ -13,7 +13,9 @@ use super::context::{Context, NginxContext};
 use super::culprits::{Evidence, Routes};
 use super::gates::Gate;
 use super::planner::{Planner, after};
-use crate::observed::{Balancer, Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess, Observed};
+use crate::observed::{
+    Balancer, ContainerState, Endpoint, Generation, GenerationId, Loaded, Nginx, NginxProcess, Observed,
+};
 use crate::render::{RenderError, Renderer, endpoints};
 use crate::settings::EndpointsMode;
 
@@ -67,7 +69,9 @@ impl<'a> Planner<'a> {
         if let Some(reason) = self.content_unseen(nginx, &wanted).filter(|_| self.holds(Gate::ContentSeen)) {
             return self.wait(ObjectKey::Nginx, "generation_lost", reason);
         }
-        let Some(template) = self.template(nginx, &wanted) else { return self.load_what_is_current(nginx) };
+        let Some(template) = self.template(nginx, &wanted) else {
+            return self.load_what_is_current(nginx, &wanted);
+        };
         let balancing = Balancing::of(nginx, settings, template.renderer());
         let renderer = &template.renderer().balanced_by(balancing.balancer);
         let evidence = self.evidence(nginx, renderer);
@@ -85,7 +89,7 @@ impl<'a> Planner<'a> {
                 self.load(nginx, current.clone(), None);
             }
             Some(current) if runs(nginx, current) => self.set_endpoints(nginx, current, &settled.routes),
-            Some(_) | None if balancing.missing.is_some() => self.load_what_is_current(nginx),
+            Some(_) | None if balancing.missing.is_some() => self.load_what_is_current(nginx, &settled.routes),
             Some(_) | None => self.try_next(nginx, renderer, &evidence, &settled.routes),
         }
         if let Some(missing) = balancing.missing {
@@ -105,7 +109,7 @@ impl<'a> Planner<'a> {
             let reason =
                 format!("nothing can be changed, since nginx refuses even what is in force: {}", refusal.words());
             self.wait_until(ObjectKey::Nginx, "rejected", reason, until);
-            return self.load_what_is_current(nginx);
+            return self.load_what_is_current(nginx, target);
         }
         let (candidate, against) = self.candidate(nginx, renderer, evidence, target);
         if let Some(refusal) = against {
@@ -115,7 +119,7 @@ impl<'a> Planner<'a> {
                 None => self.wait_until(ObjectKey::Nginx, "rejected", reason, refusal.until),
             }
         }
-        let Some(candidate) = candidate else { return self.load_what_is_current(nginx) };
+        let Some(candidate) = candidate else { return self.load_what_is_current(nginx, target) };
         if let Some((id, cause)) = self.generation_in_place(nginx, renderer, candidate) {
             self.load(nginx, id, cause);
         }
@@ -161,13 +165,15 @@ impl<'a> Planner<'a> {
             // What the spec does not have any more, and must not lose yet, is in it, too.
             return goes_on("the removal is allowed, or the spec has again what it removes");
         }
-        // What is registered under another name with this wave, or taken back, is not in the catalog yet, and may be routed.
+        // What is registered anew or under another name with this wave, or taken back, is not in the catalog yet, and may be
+        // routed: unless it was started later than this generation was loaded.
+        let may_be_routed = |id: &str| {
+            let container = self.facts.container(id).map(|container| &container.state);
+            !self.facts.registrations_of_id(id).is_empty()
+                || matches!(container, Some(ContainerState::Running { started_at }) if *started_at <= nginx.loaded_since)
+        };
         let names = self.steps().iter().filter_map(|step| match &step.action {
-            Action::Consul(ConsulAction::Register(new))
-                if !self.facts.registrations_of_id(&new.container).is_empty() =>
-            {
-                Some(new.name.as_str())
-            }
+            Action::Consul(ConsulAction::Register(new)) if may_be_routed(&new.container) => Some(new.name.as_str()),
             Action::Consul(ConsulAction::LiftDrain { id }) => Some(self.facts.registration(id)?.name.as_str()),
             _ => None,
         });
@@ -240,7 +246,7 @@ impl<'a> Planner<'a> {
             Ok(generation) => generation,
             Err(error) => {
                 self.wait(ObjectKey::Nginx, "template", format!("the template cannot be rendered: {error}"));
-                self.load_what_is_current(nginx);
+                self.load_what_is_current(nginx, routes);
                 return None;
             }
         };
@@ -286,19 +292,25 @@ impl<'a> Planner<'a> {
     }
 
     /// The wanted generation cannot be had; the one that `current` points at should at least be what nginx runs. But not
-    /// when it routes to what leaves or is dead: what runs now does not, perhaps.
-    fn load_what_is_current(&mut self, nginx: &'a Nginx) {
+    /// when it routes to what leaves or is dead: what runs now does not, perhaps. Nor when it lacks what runs now, and is
+    /// wanted: somebody has switched to an older one.
+    fn load_what_is_current(&mut self, nginx: &'a Nginx, wanted: &Routes) {
         let Some((id, generation)) = nginx.current.as_ref().and_then(|id| Some((id, nginx.generations.get(id)?)))
         else {
             return;
         };
-        if generation.rejected.is_some() {
+        let lacks = lost(running_routes(nginx), &generation.manifest.upstreams, wanted);
+        let back = match lacks.filter(|_| self.holds(Gate::CurrentOutdated)) {
             // A crash came before it was put back.
+            _ if generation.rejected.is_some() => Some("nginx runs it, and has refused the current one".to_owned()),
+            Some(lost) => Some(format!("nginx runs it, and the current one has no {lost}")),
+            None => None,
+        };
+        if let Some(cause) = back {
             if let Loaded::Generation(loaded) = &nginx.loaded
                 && self.usable(nginx, loaded)
             {
                 let switch = NginxAction::SwitchGeneration { id: loaded.clone() };
-                let cause = "nginx runs it, and has refused the current one";
                 self.step(ObjectKey::Nginx, Action::Nginx(switch), cause);
             }
             return;
@@ -443,6 +455,17 @@ fn endpoints_in_place(nginx: &Nginx, id: &GenerationId, routes: &Routes) -> bool
 fn runs(nginx: &Nginx, id: &GenerationId) -> bool {
     let running = matches!(nginx.process, NginxProcess::Running { .. });
     running && matches!(&nginx.loaded, Loaded::Generation(loaded) if loaded == id)
+}
+
+/// An endpoint that is wanted and served by what runs, and that another content lacks.
+fn lost<'r>(running: Option<&'r Routes>, other: &Routes, wanted: &Routes) -> Option<&'r Endpoint> {
+    let has = |routes: &Routes, name: &str, endpoint: &Endpoint| {
+        let mut endpoints = routes.get(name).into_iter().flat_map(|routed| &routed.endpoints);
+        endpoints.any(|one| (&one.address, one.port) == (&endpoint.address, endpoint.port))
+    };
+    let all = running.into_iter().flatten();
+    let mut all = all.flat_map(|(name, routed)| routed.endpoints.iter().map(move |endpoint| (name, endpoint)));
+    all.find(|(name, endpoint)| has(wanted, name, endpoint) && !has(other, name, endpoint)).map(|(_, lost)| lost)
 }
 
 /// Why a new generation is needed, in words: which upstreams differ.

@@ -40,6 +40,8 @@ pub(super) struct Planner<'a> {
     pub rosters: Rc<BTreeMap<&'a str, Roster<'a>>>,
     /// Ids of containers that leave traffic: draining, or about to be drained by this wave. `routes` subtracts them.
     pub retiring: BTreeSet<&'a str>,
+    /// Ids of containers whose drain this wave takes back. `routes` keeps them.
+    pub recalled: BTreeSet<&'a str>,
     /// Ids of registrations that leave while their container stays.
     pub retiring_registrations: BTreeSet<&'a str>,
     /// By id of a container that reeve did not make: what it is to be registered as.
@@ -82,6 +84,7 @@ impl<'a> Planner<'a> {
             networks_differing: OnceCell::new(),
             rosters: Rc::default(),
             retiring: BTreeSet::new(),
+            recalled: BTreeSet::new(),
             retiring_registrations: BTreeSet::new(),
             offers: BTreeMap::new(),
             removals_held: None,

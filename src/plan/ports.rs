@@ -143,6 +143,17 @@ impl<'a> Taken<'a> {
         })
     }
 
+    /// Somebody else holds a host port that the container was made with: it cannot be started.
+    pub fn stranger_on(&self, ports: &[ChosenPort]) -> bool {
+        let held = self.held();
+        let clashes = |port: &ChosenPort, holder: &Holder| {
+            !holder.ours && holder.protocol == port.protocol && overlap(holder.host_ip, port.host_ip)
+        };
+        ports
+            .iter()
+            .any(|port| held.holders.get(&port.host).is_some_and(|all| all.iter().any(|one| clashes(port, one))))
+    }
+
     /// `<project>-<service>-<slot>-<hash8>`, with a number when a replica of ours still has that name (the image was
     /// tagged anew: same configuration, same hash), or `container_name`.
     pub fn choose_name(&self, project: &str, service: &Service, slot: u32) -> Result<String, String> {

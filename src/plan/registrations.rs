@@ -9,7 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::action::{Action, ConsulAction, NewRegistration, WantedCheck, WantedKind};
-use super::facts::{Fitness, one_line, own_address, passing};
+use super::facts::{Fitness, displaced, one_line, own_address, passing};
 use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::retire::seconds;
@@ -176,9 +176,7 @@ impl<'a> Planner<'a> {
                 for declared in &declared {
                     let id = self.registration_id(container, declared.register);
                     let seen = self.facts.registration_of(container, &id);
-                    if !no_leader {
-                        self.registration(service, container, declared, &id, seen);
-                    }
+                    self.registration(service, container, declared, &id, seen);
                     if let Some(seen) = seen {
                         kept.insert(seen);
                     }
@@ -212,7 +210,7 @@ impl<'a> Planner<'a> {
     fn keep_health(&mut self, containers: &[&'a Container]) {
         for container in containers {
             for registration in self.facts.registrations(container).to_vec() {
-                self.health(&container.health, registration);
+                self.word_of(container, registration);
             }
         }
     }
@@ -234,7 +232,7 @@ impl<'a> Planner<'a> {
                 Some(declared) => {
                     self.registration(service, container, &declared, &registration.id, Some(registration))
                 }
-                None => self.health(&container.health, registration),
+                None => self.word_of(container, registration),
             }
         }
         if !registrations.is_empty() || no_leader {
@@ -286,11 +284,20 @@ impl<'a> Planner<'a> {
             // The replica itself waits with this reason.
             return;
         }
-        if seen.is_some_and(|seen| seen.container != container.id) && unfit && self.holds(Gate::SameContainer) {
+        let no_leader = consul.leader.is_none() && self.holds(Gate::Leader);
+        let another = seen.is_some_and(|seen| seen.container != container.id);
+        if another && (unfit || no_leader) && self.holds(Gate::SameContainer) {
             // What passes there is the container of the same name that was before: this one must earn it.
             let deregister = ConsulAction::Deregister { id: id.to_owned() };
             self.step(object(), Action::Consul(deregister), "its container is gone");
             return self.mark_drift();
+        }
+        if let (true, Some(seen)) = (no_leader, seen) {
+            // The agent takes its container's word without one.
+            return self.word_of(container, seen);
+        }
+        if no_leader {
+            return;
         }
         let unsettled = matches!(fitness, Fitness::NotRunning(_)) || self.detached(service, container).next().is_some();
         if unsettled && self.holds(Gate::SettledAddress) {
@@ -331,6 +338,7 @@ impl<'a> Planner<'a> {
             Maintenance::Draining { .. } => {
                 let action = ConsulAction::LiftDrain { id: id.to_owned() };
                 self.step(object(), Action::Consul(action), "it was drained, and is wanted again");
+                self.recalled.insert(&container.id);
             }
             Maintenance::Operator { .. } if !self.holds(Gate::OperatorMaintenance) => {
                 let action = ConsulAction::LiftDrain { id: id.to_owned() };
@@ -343,6 +351,13 @@ impl<'a> Planner<'a> {
             Maintenance::Off => {}
         }
         self.health(&container.health, seen);
+    }
+
+    /// What one that does not run said last is of another moment.
+    fn word_of(&mut self, container: &Container, seen: &Registration) {
+        if container.state.running() || !self.holds(Gate::SettledAddress) {
+            self.health(&container.health, seen);
+        }
     }
 
     /// The TTL check follows the HEALTHCHECK; it is written only when the state changed.
@@ -417,7 +432,7 @@ impl<'a> Planner<'a> {
             if registration.maintenance == Maintenance::Off {
                 // As long as it stays Consul gives it out, and that has to be true: its container may be the reason why
                 // nothing takes over.
-                self.health(&container.health, registration);
+                self.word_of(container, registration);
             }
             if !self.spec.services.contains_key(&registration.service) {
                 continue;
@@ -427,6 +442,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             if registration.maintenance == Maintenance::Off
+                && !displaced(container, registration)
                 && let Some(reason) = self.successor_missing(container, registration)
                 && self.holds(Gate::SuccessorServes)
             {
@@ -477,9 +493,12 @@ impl<'a> Planner<'a> {
     /// The next step of a registration that leaves while its container stays.
     fn retire_registration(&mut self, registration: &'a Registration, container: &'a Container, object: ObjectKey) {
         let cause = "its service does not register it any more";
-        let routed = self.facts.address_routed(&registration.address, registration.port);
+        let routed = self.facts.registration_routed(registration);
+        // Nobody answers where one that is displaced sends requests to: nothing of what serves depends on it.
+        let idle = displaced(container, registration) && self.facts.nginx.is_some();
+        let unseen = routed.is_none() && !idle;
         if registration.maintenance == Maintenance::Off {
-            if routed.is_none() && self.context.nginx.is_some() && self.holds(Gate::CapacitySeen) {
+            if unseen && self.context.nginx.is_some() && self.holds(Gate::CapacitySeen) {
                 // Whether its successor serves in its place cannot be told.
                 let why = self.observed.nginx.reason().unwrap_or("what it runs cannot be told");
                 let reason = format!("{cause}; it stays while nginx cannot be read: {why}");
@@ -544,7 +563,11 @@ pub(super) fn differences(seen: &Registration, wanted: &NewRegistration) -> Vec<
     field("port", seen.port.to_string(), wanted.port.to_string());
     field("tags", list(&seen.tags), list(&wanted.tags));
     field("meta", map(&seen.meta), map(&wanted.meta));
-    field("container", short(&seen.container), short(&wanted.container));
+    match (short(&seen.container), short(&wanted.container)) {
+        // Long ids may begin alike.
+        (old, new) if old == new => field("container", seen.container.clone(), wanted.container.clone()),
+        (old, new) => field("container", old, new),
+    }
     field("check", seen.check_digest.clone().unwrap_or_default(), digest.unwrap_or_default().to_owned());
     let there = |present: bool| if present { "there" } else { "none" }.to_owned();
     field("declared check", there(own_check(seen, DECLARED).is_some()), there(wanted.check.is_some()));

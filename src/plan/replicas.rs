@@ -202,6 +202,7 @@ impl<'a> Planner<'a> {
         match &container.state {
             ContainerState::Created => match self.dependency_missing(service) {
                 Some(reason) => self.wait(object, "dependency", reason),
+                None if self.still_routed(&container.chosen_ports) => self.wait(object, "routed", STILL_ROUTED),
                 None => self.start(object, container, "it was made but not started"),
             },
             ContainerState::Paused { .. } => {
@@ -482,7 +483,7 @@ impl<'a> Planner<'a> {
         let stop_first = roster.order.order == UpdateOrder::StopFirst;
         let must = if stop_first { service.replicas.saturating_sub(parallelism) } else { service.replicas };
         let current = roster.current.values().map(|container| self.places(container));
-        let everyone = current.chain(roster.leaving.iter().map(|leaving| self.places_lost(leaving.container)));
+        let everyone = current.chain(roster.leaving.iter().map(|leaving| self.places_left(leaving.container)));
         let floor = |_: Place<'a>, serving: u32| if free { 0 } else { serving.min(must) };
         let mut capacity = Capacity::new(everyone, floor);
         // Under stop-first, replicas that are being replaced right now: on their way out, gone, or new and not ready.
@@ -500,10 +501,11 @@ impl<'a> Planner<'a> {
         let means = self.means_missing(service, roster);
         // What serves nobody goes first, then what nothing has to take the place of, last what a failed one should replace.
         let mut leaving: Vec<(Vec<Place>, &Leaving)> =
-            roster.leaving.iter().map(|leaving| (self.places_lost(leaving.container), leaving)).collect();
+            roster.leaving.iter().map(|leaving| (self.places_left(leaving.container), leaving)).collect();
         leaving.sort_by_key(|(places, leaving)| {
             let (slot, id) = (leaving.container.slot, leaving.container.id.as_str());
-            (!places.is_empty(), !leaving.surplus, rollout.passed_over.contains(&slot), slot, id)
+            let drains = self.draining(leaving.container);
+            (!places.is_empty(), !drains, !leaving.surplus, rollout.passed_over.contains(&slot), slot, id)
         });
         for (places, leaving) in leaving {
             let container = leaving.container;
@@ -521,50 +523,68 @@ impl<'a> Planner<'a> {
                 }
                 continue;
             }
-            if !self.on_its_way(container) {
-                if let Some(held) = self.removals_held.clone() {
-                    self.wait(object, "removal_held", held);
-                    continue;
-                }
-                let successor = if stop_first { rollout.next_at() } else { rollout.watched_until() };
+            let stranger = || taken.stranger_in_the_way(&self.spec.project, service, container.slot);
+            let missing = means
+                .clone()
+                .or_else(|| Some(("conflict", stranger()?)))
+                .filter(|_| replaced && service.replicas > 0 && self.holds(Gate::Replaceable));
+            let begun = self.on_its_way(container);
+            if begun && !places.is_empty() && !capacity.take(&places) && self.holds(Gate::Capacity) {
+                self.recall(container);
+                continue;
+            }
+            let successor = if stop_first { rollout.next_at() } else { rollout.watched_until() };
+            // What serves nobody, and whose place is needed while others may not go: to wait for room would never end.
+            let idle = places.is_empty() && crowded;
+            let stays = if begun {
+                // It fell over, and nothing can take its place: better the old one than none.
+                let fell = matches!(container.state, ContainerState::Exited { .. }) && leaving.outdated && !free;
+                let startable = fell && !self.draining(container) && !taken.stranger_on(&container.chosen_ports);
+                // One that stops for another reason than its own depends on what is missing, too.
+                missing
+                    .filter(|(kind, _)| startable && *kind != "dependency")
+                    .map(|(kind, reason)| (kind, no_successor(&reason), None))
+            } else if let Some(held) = self.removals_held.clone() {
+                Some(("removal_held", held, None))
+            } else if let Some((until, why)) = successor.filter(|_| replaced && leaving.outdated) {
                 // Also one that serves nobody now: should the new one fail, the old one may be back.
-                let gate = successor.filter(|_| replaced && leaving.outdated);
-                if let Some((until, why)) = gate {
-                    self.wait_until(object, "roll", format!("{}; {why}", leaving.cause), until);
-                    continue;
+                Some(("roll", why, Some(until)))
+            } else if let Some((kind, reason)) = missing {
+                Some((kind, no_successor(&reason), None))
+            } else if replaced && room == 0 && !idle && self.holds(Gate::Room) {
+                Some(("roll", format!("{parallelism} at a time"), None))
+            } else if !capacity.take(&places) && self.holds(Gate::Capacity) {
+                let reason = if stop_first {
+                    format!("it goes on serving, as {must} of {} must", service.replicas)
+                } else {
+                    format!("it goes on serving until {must} others do")
+                };
+                Some(("roll", reason, None))
+            } else {
+                None
+            };
+            if let Some((kind, reason, until)) = stays {
+                let reason = if kind == "removal_held" { reason } else { format!("{}; {reason}", leaving.cause) };
+                match until {
+                    Some(until) => self.wait_until(object, kind, reason, until),
+                    None => self.wait(object, kind, reason),
                 }
-                let stranger = || taken.stranger_in_the_way(&self.spec.project, service, container.slot);
-                let missing = means
-                    .clone()
-                    .or_else(|| Some(("conflict", stranger()?)))
-                    .filter(|_| replaced && service.replicas > 0 && self.holds(Gate::Replaceable));
-                if let Some((kind, reason)) = missing {
-                    let reason = format!("{}; it stays, since nothing can take its place: {reason}", leaving.cause);
-                    self.wait(object, kind, reason);
-                    continue;
+                if !matches!(container.state, ContainerState::Running { .. }) {
+                    // It goes on as it did, and is kept running like one that is wanted.
+                    self.keep(service, container, None);
                 }
-                // What serves nobody, and whose place is needed while others may not go: to wait for room would never end.
-                let idle = places.is_empty() && crowded;
-                if replaced && room == 0 && !idle && self.holds(Gate::Room) {
-                    self.wait(object, "roll", format!("{}; {parallelism} at a time", leaving.cause));
-                    continue;
-                }
-                if !capacity.take(&places) && self.holds(Gate::Capacity) {
-                    let reason = if stop_first {
-                        format!("{}; it goes on serving, as {must} of {} must", leaving.cause, service.replicas)
-                    } else {
-                        format!("{}; it goes on serving until {must} others do", leaving.cause)
-                    };
-                    self.wait(object, "roll", reason);
-                    continue;
-                }
-                if replaced {
-                    room = room.saturating_sub(1);
-                }
+                continue;
+            }
+            if !begun && replaced {
+                room = room.saturating_sub(1);
             }
             self.retire(container, leaving);
         }
     }
+}
+
+fn no_successor(reason: &str) -> String {
+    format!("it stays, since nothing can take its place: {reason}")
 }
 
 /// What became of the attempt to make a replica.

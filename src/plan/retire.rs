@@ -62,6 +62,18 @@ impl<'a> Planner<'a> {
         self.step_with(object, Action::Docker(action), leaving.cause.clone(), leaving.changes.clone());
     }
 
+    /// Others have died since it was drained, and nginx still routes to it: it goes on until they are back.
+    pub(super) fn recall(&mut self, container: &'a Container) {
+        self.recalled.insert(&container.id);
+        for registration in self.facts.registrations(container).to_vec() {
+            if matches!(registration.maintenance, Maintenance::Draining { .. }) {
+                let lift = ConsulAction::LiftDrain { id: registration.id.clone() };
+                let cause = "it was drained, and those that should serve in its place do not any more";
+                self.step(ObjectKey::Registration(registration.id.clone()), Action::Consul(lift), cause);
+            }
+        }
+    }
+
     /// Something registers it, or may have, or something loaded routes to it. Otherwise it is traffic-free: replacing it
     /// needs no view of Consul, else a mistyped Consul service could never be mended.
     fn bears_traffic(&self, container: &Container, registrations: &[&Registration]) -> bool {
@@ -319,11 +331,17 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let mut containers: Vec<(Vec<Place>, &'a Container)> =
-                self.facts.containers(name).iter().map(|container| (self.places_lost(container), *container)).collect();
+                self.facts.containers(name).iter().map(|container| (self.places_left(container), *container)).collect();
             containers.sort_by_key(|(places, container)| (!places.is_empty(), container.slot, container.id.as_str()));
             for (places, container) in containers {
                 let cause = "its service is not in the spec".to_owned();
-                if !self.on_its_way(container) && !capacity.take(&places) && self.holds(Gate::Succession) {
+                let begun = self.on_its_way(container);
+                let spared = (begun && places.is_empty()) || capacity.take(&places);
+                if begun && !spared && self.holds(Gate::Succession) {
+                    self.recall(container);
+                    continue;
+                }
+                if !begun && !spared && self.holds(Gate::Succession) {
                     let reason = format!("{cause}; it goes on serving until those that take its place do");
                     self.wait(ObjectKey::Replica(container.name.clone()), "roll", reason);
                     continue;
@@ -341,7 +359,7 @@ impl<'a> Planner<'a> {
         let mut successors: BTreeSet<&'a str> = BTreeSet::new();
         let mut musts: BTreeMap<Place<'a>, u32> = BTreeMap::new();
         let ours = leaving.iter().flat_map(|name| self.facts.containers(name));
-        let mut serving: Vec<Vec<Place<'a>>> = ours.map(|container| self.places_lost(container)).collect();
+        let mut serving: Vec<Vec<Place<'a>>> = ours.map(|container| self.places_left(container)).collect();
         let places: BTreeSet<Place<'a>> = serving.iter().flatten().copied().collect();
         for place in places {
             let takes_over = |service: &Service| match place {

@@ -282,7 +282,18 @@ impl<'a> Planner<'a> {
                 let ours = self.facts.docker.is_none() && endpoint.container.is_some();
                 ours && answer.maintenance_at(place(endpoint)).is_none() && self.holds(Gate::ReplicasKnown)
             };
-            if !endpoints.contains_key(&place(endpoint)) && (unlisted() || unseen()) {
+            // Whether the others suffice cannot be told without Docker.
+            let drained_unseen = || {
+                let ours = endpoint.container.as_deref().filter(|_| self.facts.docker.is_none());
+                let registrations = ours.map(|id| self.facts.registrations_of_id(id)).unwrap_or_default();
+                let drains = |one: &&&Registration| {
+                    let here = (one.address.as_str(), one.port) == place(endpoint);
+                    here && matches!(one.maintenance, Maintenance::Draining { .. }) && !refuted(one)
+                };
+                registrations.iter().any(|one| drains(&one)) && self.holds(Gate::ReplicasKnown)
+            };
+            let recalled = || endpoint.container.as_deref().is_some_and(|id| self.recalled.contains(id));
+            if !endpoints.contains_key(&place(endpoint)) && (recalled() || unlisted() || unseen() || drained_unseen()) {
                 self.judge(&name, endpoint, None, Verdict::Unlisted);
                 endpoints.insert(place(endpoint), endpoint.clone());
             }

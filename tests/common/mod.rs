@@ -156,8 +156,21 @@ pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
 
 /// An action with its full effect, and what Docker chooses by itself.
 pub fn execute(world: &mut Observed, action: &Action, context: &Context<'_>, now: Timestamp) {
+    execute_beside(world, action, context, now, &BTreeSet::new());
+}
+
+/// The same; these containers have been there, although nothing in the world tells of them any more.
+pub fn execute_beside(
+    world: &mut Observed,
+    action: &Action,
+    context: &Context<'_>,
+    now: Timestamp,
+    known: &BTreeSet<&str>,
+) {
     let created = match action {
-        Action::Docker(DockerAction::CreateContainer(new)) => Some((new.name.clone(), next_id(world, &new.name))),
+        Action::Docker(DockerAction::CreateContainer(new)) => {
+            Some((new.name.clone(), next_id(world, &new.name, known)))
+        }
         _ => None,
     };
     world.after(action, &context.owner, now);
@@ -171,7 +184,7 @@ pub fn execute(world: &mut Observed, action: &Action, context: &Context<'_>, now
 }
 
 /// An id that nothing in the world remembers: `name#2` after `name#1`.
-fn next_id(world: &Observed, name: &str) -> String {
+fn next_id(world: &Observed, name: &str, known: &BTreeSet<&str>) -> String {
     let number = |id: &str| id.strip_prefix(name)?.strip_prefix('#')?.parse::<u32>().ok();
     let docker = world.docker.known().into_iter().flat_map(|docker| docker.containers.keys());
     let consul =
@@ -179,7 +192,8 @@ fn next_id(world: &Observed, name: &str) -> String {
     let generations = world.nginx.known().into_iter().flat_map(|nginx| nginx.generations.values());
     let routed = generations.flat_map(|generation| generation.manifest.upstreams.values());
     let routed = routed.flat_map(|routed| &routed.endpoints).filter_map(|endpoint| endpoint.container.as_ref());
-    let last = docker.chain(consul).chain(routed).filter_map(|id| number(id)).max().unwrap_or(0);
+    let known = known.iter().filter_map(|id| number(id));
+    let last = docker.chain(consul).chain(routed).filter_map(|id| number(id)).chain(known).max().unwrap_or(0);
     format!("{name}#{}", last + 1)
 }
 

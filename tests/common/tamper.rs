@@ -278,6 +278,12 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             nginx.current = before.clone();
             nginx.loaded = before.map_or(Loaded::Nothing, Loaded::Generation);
         }
+        // Somebody has switched `current` to the oldest generation; nginx was not told.
+        ["switched-back"] => {
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            let oldest = nginx.generations.iter().min_by_key(|(_, one)| one.created_at).map(|(id, _)| id.clone());
+            nginx.current = oldest;
+        }
         // It was good and bad too often, and must be good for so many seconds more.
         ["flapping", name, seconds] => {
             let id = replica(world, name).id.clone();
