@@ -157,6 +157,11 @@ impl Fault {
         match self {
             Self::Dies(_) | Self::Removed(_) | Self::Paused(_) | Self::Restarted(_) | Self::Unhealthy(_) => {
                 self.strike_container(after.world.docker.known_mut()?, &mut after.ills, now, spec)?;
+                // Somebody removed what still served, and a stranger is where it would be made again.
+                let served = after.stranger.as_ref().map(|taken| served(&after, &taken.service));
+                if let (Self::Removed(_), Some(taken)) = (self, &mut after.stranger) {
+                    taken.served = taken.served.min(served.unwrap_or_default());
+                }
             }
             Self::Critical(_)
             | Self::Deregistered(_)
@@ -441,12 +446,17 @@ fn holds(nginx: &Nginx, port: u16) -> bool {
 
 fn taken(state: &State, service: &Service) -> Taken {
     // A job serves nobody.
-    let ours = state.docker().containers.values().filter(|c| c.service == service.name && !service.job);
+    let served = if service.job { 0 } else { served(state, &service.name) };
+    Taken { service: service.name.clone(), served }
+}
+
+fn served(state: &State, service: &str) -> u32 {
+    let ours = state.docker().containers.values().filter(|c| c.service == service);
     // What drains does not serve any more: its place is lost already.
     let served = ours
         .filter(|container| serving(state, container).believed && !drains(state, &container.id) && !fails(container))
         .count();
-    Taken { service: service.name.clone(), served: u32::try_from(served).expect("few") }
+    u32::try_from(served).expect("few")
 }
 
 fn answers(consul: &mut Consul) -> impl Iterator<Item = &mut Catalog> {

@@ -30,7 +30,7 @@ impl State {
         let mut hasher = DefaultHasher::new();
         let h = &mut hasher;
         (self.spec, self.faults, self.stale, self.hidden, self.refuses, self.crashed, self.ghost.settled).hash(h);
-        (&self.ills, &self.stranger, &self.ghost.drained).hash(h);
+        (&self.ills, &self.stranger, &self.ghost.drained, &self.ghost.proven).hash(h);
         for (container, (last, drain)) in &self.ghost.routed {
             (container, ages.of(*last), drain).hash(h);
         }

@@ -1,13 +1,13 @@
 //! What nginx is given, and what it then runs: the oracle's part for nginx.
 
 use jiff::SignedDuration;
-use reeve::observed::{GenerationId, ListenState, Maintenance, NginxProcess};
+use reeve::observed::{Endpoint, GenerationId, ListenState, Maintenance, NginxProcess};
 use reeve::plan::System;
 use reeve::plan::action::NginxAction;
 
 use crate::measure::{fit, serving};
 use crate::oracle::{Judge, Verdict, ensure};
-use crate::state::State;
+use crate::state::{Behind, State};
 
 impl Judge<'_> {
     pub fn nginx(&self, state: &State, action: &NginxAction) -> Verdict {
@@ -47,7 +47,7 @@ impl Judge<'_> {
                     let at = generation.rejected.as_ref().map(|rejection| rejection.at);
                     id.hash == new.id.hash && at.is_some_and(|at| state.now.duration_since(at) < soon)
                 });
-                ensure(!just_refused || self.stale(), "it writes again at once what nginx has refused")
+                ensure(!just_refused || self.late(&[Behind::Nginx]), "it writes again at once what nginx has refused")
             }
             NginxAction::SetEndpoints { .. } | NginxAction::QuitOrphans { .. } => Ok(()),
         }
@@ -58,7 +58,7 @@ impl Judge<'_> {
         if before.ghost.running.iter().map(|(id, _)| id).eq(after.ghost.running.iter().map(|(id, _)| id)) {
             return Ok(());
         }
-        let blind = self.planned.hidden.any() || self.stale();
+        let blind = self.planned.hidden.any() || self.late(&[Behind::Docker, Behind::Nginx]);
         for (upstream, id) in after.routes() {
             // By what the wave could see: nobody sees what happens while it is applied.
             let healthy = |state: &State| state.container(id).is_some_and(fit);
@@ -85,7 +85,14 @@ impl Judge<'_> {
             .iter()
             .flat_map(|(_, manifest)| &manifest.upstreams)
             .flat_map(|(name, routed)| routed.endpoints.iter().map(move |endpoint| (name, routed, endpoint)));
-        for (name, routed, endpoint) in lost {
+        // Where some worker routes by another generation already, it is lost for the requests that this one gets.
+        let by_all = |name: &String, endpoint: &Endpoint| {
+            before.ghost.running.iter().all(|(_, manifest)| {
+                let mut endpoints = manifest.upstreams.get(name).into_iter().flat_map(|routed| &routed.endpoints);
+                endpoints.any(|one| (&one.address, one.port) == (&endpoint.address, endpoint.port))
+            })
+        };
+        for (name, routed, endpoint) in lost.filter(|(name, _, endpoint)| by_all(name, endpoint)) {
             // By another port of the same container, too: an old one goes when the new one is there.
             let stays = after.ghost.running.iter().all(|(_, manifest)| {
                 manifest.upstreams.get(name).is_some_and(|now| {

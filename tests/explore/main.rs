@@ -3,8 +3,9 @@
 //! From every state it tries: the wave as planned; a crash, a lost action and a lost reply at every step of it; the next
 //! spec; a pass that sees a view one write late; and, a bounded number of times, everything that others may do to the
 //! world. Every action is judged by `oracle` and `measure`, and from every state the way without further faults must end
-//! where the spec alone would have led. `gates` switches the planner's conditions off one by one, and each must be missed in
-//! the small scenario that `proofs` has for it. `cargo test` explores a part, always the same; `make explore` all of it.
+//! where the spec alone would have led. `pairs` are small scenarios, for two faults on one way. `gates` switches the
+//! planner's conditions off one by one, and each must be missed in the small scenario that `proofs` has for it. `cargo test`
+//! explores a part, always the same; `make explore` all of it.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -16,7 +17,7 @@ mod loads;
 mod measure;
 mod oracle;
 mod pace;
-#[cfg(debug_assertions)]
+mod pairs;
 mod proofs;
 mod scenario;
 mod scenarios;
@@ -79,6 +80,15 @@ const LONG: [Bounds; 2] = [
     Bounds { faults: 1, stale: 1, together: true, states: 3_000 },
 ];
 
+/// Two faults, crashes and changes of the spec on one way, in small scenarios: `make explore` alone.
+const PAIR: Bounds = Bounds { faults: 2, stale: 0, together: true, states: 6_000 };
+
+fn explore_pair(scenario: fn() -> Scenario) {
+    if long() {
+        explore_within(&scenario().ready(), PAIR);
+    }
+}
+
 macro_rules! explored {
     ($($name:ident),+ $(,)?) => {
         $(#[test]
@@ -103,4 +113,26 @@ explored!(
     networks,
     pauses,
     rolls_back
+);
+
+macro_rules! paired {
+    ($($name:ident),+ $(,)?) => {
+        mod two_faults {
+            $(#[test]
+            fn $name() {
+                super::explore_pair(super::pairs::$name);
+            })+
+        }
+    };
+}
+
+paired!(
+    serves,
+    rolls_start_first,
+    rolls_stop_first,
+    scales_down,
+    registers_another_port,
+    renamed,
+    rolls_back,
+    in_a_row
 );

@@ -124,7 +124,7 @@ pub fn passes(registration: &Registration) -> bool {
     registration.checks.values().all(|check| check.status == CheckStatus::Passing)
 }
 
-fn ran(registration: &Registration) -> bool {
+pub fn ran(registration: &Registration) -> bool {
     registration.checks.iter().all(|(id, check)| !id.ends_with(":declared") || !check.output.is_empty())
 }
 
@@ -134,9 +134,15 @@ pub fn serving(state: &State, container: &Container) -> Serving {
     for r in state.consul().registrations.values().filter(|r| r.container == container.id) {
         let hindered = matches!(r.maintenance, Maintenance::Operator { .. }) || !passes(r);
         serving.believed &= !hindered;
-        serving.proven &= !hindered && ran(r);
+        let before = || state.ghost.proven.contains(&(container.id.clone(), r.check_digest.clone()));
+        serving.proven &= !hindered && (ran(r) || before());
     }
     serving
+}
+
+/// The container answers at this port of the host: started again, it may have another one.
+fn answers(state: &State, container: &str, port: u16) -> bool {
+    state.container(container).is_some_and(|container| container.published.iter().any(|one| one.host == port))
 }
 
 /// Taken out of traffic by reeve.
@@ -157,8 +163,9 @@ pub struct Before {
 
 impl Before {
     /// `seen`: Docker as the wave saw it, when that was one write late: whom it shows unfit there, nobody can spare.
-    /// `drained`: what drains counts, too.
-    pub fn of(state: &State, seen: Option<&Docker>, drained: bool) -> Self {
+    /// `unseen`: the spec, when the wave could not see what nginx routes to. Then nobody can tell that one that drains is
+    /// needed there still, or one whose service left the spec, and whose registration is lost, too.
+    pub fn of(state: &State, seen: Option<&Docker>, unseen: Option<&Spec>) -> Self {
         let mut before = Self { believed: BTreeSet::new(), proven: BTreeSet::new(), running: BTreeSet::new() };
         for container in state.docker().containers.values() {
             if seen.is_some_and(|docker| docker.containers.get(&container.id).is_none_or(|seen| !fit(seen))) {
@@ -168,8 +175,12 @@ impl Before {
             if serving.believed {
                 before.running.insert(container.id.clone());
             }
-            // What drains is on its way out, whoever still routes to it: that the others suffice is judged when it begins.
-            if !drained && drains(state, &container.id) {
+            let mut registrations = state.consul().registrations.values();
+            let traceless = |spec: &Spec| {
+                let left = !spec.services.contains_key(&container.service);
+                drains(state, &container.id) || (left && registrations.all(|one| one.container != container.id))
+            };
+            if unseen.is_some_and(traceless) {
                 continue;
             }
             if serving.believed {
@@ -183,10 +194,9 @@ impl Before {
     }
 }
 
-/// How many serve in each place, in the order of the floors.
-/// `blind`: what nginx routes is seen late, and what it routes to is drained without that being known.
-pub fn counts(state: &State, floors: &[Floor], before: &Before, blind: bool) -> Vec<Count> {
-    let now = Before::of(state, None, blind);
+/// How many serve in each place, in the order of the floors. What drains serves as long as nginx routes to it.
+pub fn counts(state: &State, floors: &[Floor], before: &Before, unseen: Option<&Spec>) -> Vec<Count> {
+    let now = Before::of(state, None, unseen);
     let believed = |id: &str| now.believed.contains(id) && before.believed.contains(id);
     // A check that is made anew has not run yet; what passed before the wave goes on being proven.
     let proven = |id: &str| now.believed.contains(id) && before.proven.contains(id);
@@ -205,7 +215,10 @@ pub fn counts(state: &State, floors: &[Floor], before: &Before, blind: bool) -> 
                 let mut least: Option<Count> = None;
                 for (_, manifest) in &state.ghost.running {
                     let endpoints = manifest.upstreams.get(name).into_iter().flat_map(|routed| &routed.endpoints);
-                    let containers = endpoints.clone().filter_map(|endpoint| endpoint.container.as_deref());
+                    let containers = endpoints.clone().filter_map(|endpoint| {
+                        let container = endpoint.container.as_deref()?;
+                        answers(state, container, endpoint.port).then_some(container)
+                    });
                     let count = of(containers.collect(), endpoints.filter(|e| e.container.is_none()).count());
                     least = Some(least.map_or(count, |least| Count {
                         proven: least.proven.min(count.proven),
@@ -217,6 +230,7 @@ pub fn counts(state: &State, floors: &[Floor], before: &Before, blind: bool) -> 
             Place::Consul(name) => {
                 let given_out = state.consul().registrations.values();
                 let given_out = given_out.filter(|r| r.name == *name && r.maintenance == Maintenance::Off && passes(r));
+                let given_out = given_out.filter(|r| answers(state, &r.container, r.port));
                 of(given_out.map(|registration| registration.container.as_str()).collect(), 0)
             }
             Place::Service(name) => {

@@ -15,7 +15,7 @@ use reeve::spec::container::MountSource;
 use reeve::spec::upstream::WhenEmpty;
 use reeve::spec::{DependencyCondition, Service, Spec};
 
-use crate::measure::{fit, parallelism, passes, serving, stop_first};
+use crate::measure::{fit, parallelism, passes, ran, serving, stop_first};
 use crate::state::{Behind, State};
 
 /// What is known when a wave is judged.
@@ -36,9 +36,9 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Verdict {
 }
 
 impl Judge<'_> {
-    /// The planner cannot know of a write that it does not see yet.
-    pub fn stale(&self) -> bool {
-        self.behind.is_some()
+    /// One of these views was one write behind, and the judgement rests on it: the planner cannot know of that write.
+    pub fn late(&self, views: &[Behind]) -> bool {
+        self.behind.is_some_and(|behind| views.contains(&behind))
     }
 
     /// Docker as the wave saw it, if that was one write late.
@@ -83,7 +83,10 @@ impl Judge<'_> {
             let failed = |r: &Registration| matches!(c.health, Health::Unhealthy(_)) || !passes(r);
             old || (state.now.duration_since(started_at) < youth && registrations.any(failed))
         });
-        ensure(hopeless || self.stale(), "it gives up a replica that may still become ready")
+        ensure(
+            hopeless || self.late(&[Behind::Docker, Behind::Consul]),
+            "it gives up a replica that may still become ready",
+        )
     }
 
     /// Somebody held it or rolled it back, and that cannot be read.
@@ -110,13 +113,16 @@ impl Judge<'_> {
                 ensure(!docker.strangers.contains_key(id), "it removes a container that is not ours")?;
                 let running = state.container(id).is_some_and(|container| container.state.running());
                 // Docker refuses that.
-                ensure(!running || self.stale(), "it removes a container that runs")
+                ensure(!running || self.late(&[Behind::Docker]), "it removes a container that runs")
             }
             DockerAction::RemoveNetwork { name, .. } => {
                 let Some(network) = docker.networks.get(name) else { return Ok(()) };
                 ensure(network.ours, "it removes a network that is not ours")?;
                 // Docker refuses that.
-                ensure(network.attached == 0 || self.stale(), "it removes a network that containers are attached to")
+                ensure(
+                    network.attached == 0 || self.late(&[Behind::Docker]),
+                    "it removes a network that containers are attached to",
+                )
             }
             DockerAction::RemoveVolume { name } => {
                 let ours = docker.volumes.get(name).is_none_or(|volume| volume.ours);
@@ -194,7 +200,7 @@ impl Judge<'_> {
         ensure(!given_up || ours().all(|c| c.slot != new.slot), "it rolls out again what was given up")?;
         if replaces(new.slot) {
             let soon = self.newest(state, service).is_some_and(|newest| newest < service.update.delay);
-            ensure(!soon || self.stale(), "the next one is made before the delay is over")?;
+            ensure(!soon || self.late(&[Behind::Docker]), "the next one is made before the delay is over")?;
             self.watched(state, service)?;
             self.one_after_another(state, service, new)?;
             self.none_failed(service)?;
@@ -216,7 +222,7 @@ impl Judge<'_> {
     /// Nothing more is replaced while the newest replica may still die of its youth.
     fn watched(&self, state: &State, service: &Service) -> Verdict {
         let young = self.newest(state, service).is_some_and(|newest| newest < service.update.monitor);
-        ensure(!young || self.stale(), "one is replaced while the newest replica is still watched")
+        ensure(!young || self.late(&[Behind::Docker]), "one is replaced while the newest replica is still watched")
     }
 
     /// It is registered as its service wants, if it is to be.
@@ -238,7 +244,7 @@ impl Judge<'_> {
         if let ContainerState::Exited { started_at: Some(started), finished_at: Some(finished), .. } = container.state {
             let short = finished.duration_since(started) < SignedDuration::from_secs(10);
             let soon = state.now.duration_since(finished) < SignedDuration::from_secs(5);
-            ensure(!(short && soon) || self.stale(), "it starts again at once what died at once")?;
+            ensure(!(short && soon) || self.late(&[Behind::Docker]), "it starts again at once what died at once")?;
         }
         for (name, dependency) in &service.depends_on {
             let Some(target) = self.service(name) else { continue };
@@ -252,7 +258,7 @@ impl Judge<'_> {
                 }
             });
             let met = u32::try_from(met.count()).expect("few") >= target.replicas;
-            ensure(met || self.stale(), format!("it starts before {name}, which it depends on"))?;
+            ensure(met || self.late(&[Behind::Docker]), format!("it starts before {name}, which it depends on"))?;
         }
         let ports: BTreeSet<u16> =
             container.chosen_ports.iter().map(|port| port.host).filter(|port| *port != 0).collect();
@@ -267,6 +273,7 @@ impl Judge<'_> {
         let stuck = state.hidden.any()
             || state.refuses
             || !state.nginx_runs()
+            || !state.content_seen()
             || state.nginx().generations.values().any(|generation| generation.rejected.is_some())
             || !state.nginx().included
             || state.nginx().listens.values().any(|listen| *listen != ListenState::Free);
@@ -275,7 +282,10 @@ impl Judge<'_> {
         let sent = sent.flat_map(|routed| &routed.endpoints).any(|endpoint| {
             ports.contains(&endpoint.port) && endpoint.container.as_ref().is_some_and(|to| *to != container.id)
         });
-        ensure(!sent || stuck || self.stale(), "it starts where nginx sends the requests of another one")
+        ensure(
+            !sent || stuck || self.late(&[Behind::Docker, Behind::Nginx]),
+            "it starts where nginx sends the requests of another one",
+        )
     }
 
     fn stop(&self, state: &State, id: &str) -> Verdict {
@@ -388,21 +398,21 @@ impl Judge<'_> {
             }
             ConsulAction::LiftDrain { id } => {
                 let operator = consul.registrations.get(id).is_some_and(|r| is_operators(&r.maintenance));
-                ensure(!operator || self.stale(), "it lifts an operator's maintenance")
+                ensure(!operator || self.late(&[Behind::Consul]), "it lifts an operator's maintenance")
             }
             ConsulAction::StartDrainClock { id, .. } => {
                 let Some(registration) = consul.registrations.get(id) else { return Ok(()) };
                 let at = |routed: &reeve::observed::RoutedUpstream| {
-                    routed.endpoints.iter().any(|e| (&e.address, e.port) == (&registration.address, registration.port))
+                    routed.endpoints.iter().any(|endpoint| is_at(state, endpoint, registration))
                 };
                 let routed = state.ghost.running.iter().any(|(_, manifest)| manifest.upstreams.values().any(at));
-                ensure(!routed || self.stale(), "the drain time begins while nginx routes to it")
+                ensure(!routed || self.late(&[Behind::Nginx]), "the drain time begins while nginx routes to it")
             }
             ConsulAction::SetHealth { id, status, .. } => {
                 let container = consul.registrations.get(id).and_then(|r| self.planned.container(&r.container));
                 let runs = container.is_some_and(|container| container.state.running());
                 ensure(
-                    runs || *status != CheckStatus::Passing || self.stale(),
+                    runs || *status != CheckStatus::Passing || self.late(&[Behind::Docker]),
                     "it says of a dead one that it is healthy",
                 )
             }
@@ -416,7 +426,7 @@ impl Judge<'_> {
         ensure(!self.planned.hidden.has(System::Docker), "it registers without seeing Docker")?;
         ensure(consul.leader.is_some(), "it registers while Consul has no leader")?;
         let Some(container) = state.container(&new.container) else {
-            return ensure(self.stale(), "it registers a container that is not there");
+            return ensure(self.late(&[Behind::Docker]), "it registers a container that is not there");
         };
         let known = consul.registrations.get(&new.id).is_some_and(|seen| seen.container == new.container);
         let healthy = |container: &Container| match container.health {
@@ -442,13 +452,25 @@ impl Judge<'_> {
             && self.service(&container.service).is_some_and(|service| {
                 let others = self.planned.docker().containers.values();
                 let others = others.filter(|c| c.service == service.name && c.id != container.id);
-                let others =
-                    others.filter(|c| serving(self.planned, c).proven && self.announced(self.planned, c)).count();
+                // What their checks say now: of what they said before their registrations were lost nothing tells.
+                let checked = |c: &&Container| {
+                    let mut own = self.planned.consul().registrations.values().filter(|r| r.container == c.id);
+                    own.all(ran)
+                };
+                let proven = |c: &&Container| serving(self.planned, c).proven && checked(c);
+                let others = others.filter(|c| proven(c) && self.announced(self.planned, c)).count();
                 let missing = if stop_first(service) { parallelism(service) } else { 0 };
                 let short = u32::try_from(others).expect("few") < service.replicas.saturating_sub(missing);
                 short || self.watched(state, service).is_err()
             });
-        ensure(!drained || known || needed, "it registers again what was drained")
+        // Neither Consul nor what nginx runs tells any more that it was on its way out.
+        let traceless = !self.planned.content_seen() || self.planned.hidden.has(System::Nginx);
+        // Somebody may have held the service: nothing of it may leave.
+        let unpinned = self.planned.hidden.has(System::Directory);
+        // Nothing can take its place.
+        let alone = state.stranger.as_ref().is_some_and(|taken| taken.service == container.service);
+        let excused = needed || (forgotten && (traceless || unpinned || alone));
+        ensure(!drained || known || excused, "it registers again what was drained")
     }
 
     fn deregister(&self, state: &State, registration: &Registration) -> Verdict {
@@ -461,7 +483,7 @@ impl Judge<'_> {
             return Ok(());
         }
         let at = |routed: &reeve::observed::RoutedUpstream| {
-            routed.endpoints.iter().any(|e| (&e.address, e.port) == (&registration.address, registration.port))
+            routed.endpoints.iter().any(|endpoint| is_at(state, endpoint, registration))
         };
         let routed = state.ghost.running.iter().any(|(_, manifest)| manifest.upstreams.values().any(at));
         ensure(!routed, "it deregisters what nginx routes to")?;
@@ -469,7 +491,10 @@ impl Judge<'_> {
         if registration.maintenance == Maintenance::Off && self.service(&container.service).is_some() {
             return Err("it deregisters a running one that was not drained".to_owned());
         }
-        if let Some((last, drain)) = state.ghost.places.get(&(registration.address.clone(), registration.port)) {
+        let place = (registration.address.clone(), registration.port, registration.container.clone());
+        let mut others = state.consul().registrations.values().filter(|other| other.id != registration.id);
+        let shared = others.any(|other| (&other.address, other.port) == (&registration.address, registration.port));
+        if let Some((last, drain)) = state.ghost.places.get(&place).filter(|_| !shared) {
             let waited = state.now.duration_since(*last);
             let drain = SignedDuration::try_from(*drain).expect("a short drain");
             ensure(waited >= drain, format!("it deregisters {waited:#} after nginx last routed to it"))?;
@@ -506,6 +531,18 @@ fn held_dead(state: &State, routed: &RoutedUpstream, successor: &Service) -> boo
         container.is_some_and(|id| state.container(id).is_none_or(|container| !container.state.running()))
     };
     routed.upstream.when_empty == WhenEmpty::Keep && registers && routed.endpoints.iter().all(dead)
+}
+
+/// Requests to the endpoint are meant for the registration: another container may be where that was before, or another port
+/// of its own, when it was started again.
+fn is_at(state: &State, endpoint: &Endpoint, registration: &Registration) -> bool {
+    let at = |address: &str, port: u16| (address, port) == (registration.address.as_str(), registration.port);
+    let whose = endpoint.container.as_ref().is_none_or(|container| *container == registration.container);
+    let mut registrations = state.consul().registrations.values();
+    let another = registrations.any(|other| {
+        other.id != registration.id && other.container == registration.container && at(&other.address, other.port)
+    });
+    whose && !another && at(&endpoint.address, endpoint.port)
 }
 
 fn is_operators(maintenance: &Maintenance) -> bool {

@@ -3,13 +3,13 @@
 //! Both are judged by what the wave saw, and by what it has done since: nobody sees what happens while it is applied.
 
 use jiff::SignedDuration;
-use reeve::observed::{Container, Maintenance};
+use reeve::observed::{Container, ContainerState, Maintenance};
 use reeve::plan::action::NewContainer;
 use reeve::spec::{FailureAction, Service};
 
 use crate::measure::{fit, parallelism, serving, stop_first};
 use crate::oracle::{Judge, Verdict, ensure};
-use crate::state::State;
+use crate::state::{Behind, State};
 
 impl Judge<'_> {
     /// A new replica is made beside an old one: so many at a time.
@@ -25,7 +25,7 @@ impl Judge<'_> {
         let unready = before + ours(state).iter().filter(made).count() + usize::from(replaces(new.slot));
         let most = usize::try_from(parallelism(service)).expect("few");
         ensure(
-            unready <= most || self.stale(),
+            unready <= most || self.late(&[Behind::Docker, Behind::Consul, Behind::Catalog]),
             format!("{unready} new replicas of {} that do not serve, and {most} are the most", service.name),
         )
     }
@@ -39,7 +39,9 @@ impl Judge<'_> {
             let old = c.created_at.is_some_and(|at| self.planned.now.duration_since(at) >= deadline);
             old && self.wanted(self.planned, &c.id) && !fit(c) && !self.planned.ghost.routed.contains_key(&c.id)
         });
-        match failed.filter(|_| service.update.failure_action != FailureAction::Continue && !self.stale()) {
+        match failed
+            .filter(|_| service.update.failure_action != FailureAction::Continue && !self.late(&[Behind::Docker]))
+        {
             Some(failed) => Err(format!("one more is replaced although {} has failed", failed.name)),
             None => Ok(()),
         }
@@ -53,13 +55,14 @@ impl Judge<'_> {
         let ours = || state.docker().containers.values().filter(|c| c.service == service.name);
         let alone = ours().filter(|c| c.slot == container.slot).count() == 1;
         let outdated = container.hash != service.hash && container.slot <= service.replicas && alone;
-        if !outdated || service.job || self.stale() {
+        if !outdated || service.job || self.late(&[Behind::Docker, Behind::Consul, Behind::Nginx]) {
             return Ok(());
         }
         let up = |slot: u32| {
             ours().filter(|c| c.slot == slot).any(|c| {
-                let there = c.state.running() && !drains(state, &c.id);
-                // It may not serve, and nobody took it down.
+                // It may not serve, be it paused, and nobody of ours took it down.
+                let runs = matches!(c.state, ContainerState::Running { .. } | ContainerState::Paused { .. });
+                let there = runs && !drains(state, &c.id);
                 there && (!self.wanted(state, &c.id) || self.serves(self.planned, service, c))
             })
         };

@@ -26,7 +26,7 @@ const fn together(faults: u32) -> Bounds {
 }
 
 /// Replaced start-first.
-const WEB: &str = r#"
+pub const WEB: &str = r#"
 name: shop
 services:
   web:
@@ -40,7 +40,7 @@ upstreams:
 "#;
 
 /// Replaced stop-first on a fixed range of ports.
-const FIXED: &str = r#"
+pub const FIXED: &str = r#"
 name: shop
 services:
   fixed:
@@ -66,7 +66,7 @@ networks: { lan: {} }
 "#;
 
 /// What it is registered as can change while it stays.
-const TWO_PORTS: &str = r#"
+pub const TWO_PORTS: &str = r#"
 name: shop
 services:
   web:
@@ -183,7 +183,7 @@ fn slow_roll() -> Scenario {
     Scenario::new("roll with monitor and delay", &[&text, &with(&text, &[("web:1", "web:2")])]).settled().only(&[])
 }
 
-const ROLLBACK: &str = "monitor: 10s, x-deadline: 20s, failure_action: rollback }";
+pub const ROLLBACK: &str = "monitor: 10s, x-deadline: 20s, failure_action: rollback }";
 
 fn rolled_back() -> Scenario {
     let text = with(WEB, &[("parallelism: 1 }", ROLLBACK)]);
@@ -307,11 +307,11 @@ pub const PROOFS: &[Proof] = &[
         bounds: ONE,
         missed: &[
             (Gate::Surge, "4 containers of web, and 3 are the most"),
-            (Gate::Capacity, "upstream web: 2 serve, and then 1, where 2 must"),
+            (Gate::Capacity, "web in Consul: 2 serve, and then 1, where 2 must"),
             (Gate::Drain, "it stops what Consul gives out"),
             (Gate::Unrouted, "the drain time begins while nginx routes to it"),
             (Gate::DrainTime, "it stops 0s after nginx last routed to it, where the drain is 10s"),
-            (Gate::KeepRegistered, "upstream web: 2 serve, and then 1, where 2 must"),
+            (Gate::KeepRegistered, "web in Consul: 2 serve, and then 1, where 2 must"),
             (Gate::HealthChanged, "it does the same in every pass"),
         ],
     },
@@ -376,7 +376,7 @@ pub const PROOFS: &[Proof] = &[
     Proof {
         scenario: comes_back_renamed,
         bounds: ONE,
-        missed: &[(Gate::Succession, "upstream fixed: 1 serve, and then 0, where 1 must")],
+        missed: &[(Gate::Succession, "fixed in Consul: 1 serve, and then 0, where 1 must")],
     },
     Proof { scenario: consul_servers, bounds: ONE, missed: &[(Gate::Peers, "it stops a second server of Consul")] },
     Proof {

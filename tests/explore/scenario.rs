@@ -34,6 +34,8 @@ pub struct Scenario {
     pub empty: Observed,
     /// It begins where the first spec has led, long ago.
     settled: bool,
+    /// …and the second spec is there already.
+    pub begun: bool,
     /// So many generations of old workers still finish their requests.
     old_workers: usize,
     /// Where it begins, and when.
@@ -64,6 +66,7 @@ impl Scenario {
             ends: Vec::new(),
             empty: common::empty_world(),
             settled: false,
+            begun: false,
             old_workers: 0,
             begin: (common::empty_world(), common::start()),
             only: None,
@@ -107,6 +110,12 @@ impl Scenario {
     pub fn settled(mut self) -> Self {
         self.settled = true;
         self
+    }
+
+    /// It begins where the first spec has led, with the second one.
+    pub fn begun(mut self) -> Self {
+        self.begun = true;
+        self.settled()
     }
 
     pub fn old_workers(mut self, count: usize) -> Self {
@@ -344,8 +353,15 @@ impl End {
         // What left under the same name goes on serving until its successor can.
         let before =
             |name: &str, service: &str| names.contains(&name.to_owned()) && !spec.services.contains_key(service);
-        let kept: BTreeSet<String> =
+        let mut kept: BTreeSet<String> =
             rest.registrations.iter().filter(|one| before(&one.0, &one.1)).map(|one| one.1.clone()).collect();
+        // It may have lost its registration meanwhile.
+        let asks = |upstream: &String| spec.upstreams.get(upstream).and_then(|upstream| upstream.query.as_ref());
+        let routed =
+            rest.routes.iter().filter(|(name, _)| asks(name).is_some_and(|query| names.contains(&query.service)));
+        let services =
+            routed.flat_map(|(_, (_, endpoints))| endpoints).filter_map(|endpoint| endpoint.split(' ').next());
+        kept.extend(services.filter(|name| !spec.services.contains_key(*name)).map(str::to_owned));
         rest.replicas.retain(|replica| !kept.contains(&replica.0));
         rest.registrations.retain(|registration| !kept.contains(&registration.1));
         rest.routes.retain(|upstream, (_, endpoints)| {

@@ -91,8 +91,8 @@ impl<'s> Search<'s> {
         let mut start = State {
             world,
             now,
-            spec: 0,
-            ghost: Ghost::default(),
+            spec: usize::from(self.visitor.scenario.begun),
+            ghost: Ghost { settled: self.visitor.scenario.begun, ..Ghost::default() },
             faults: self.visitor.bounds.faults,
             stale: self.visitor.bounds.stale,
             older: Older::default(),
@@ -102,7 +102,7 @@ impl<'s> Search<'s> {
             stranger: None,
             crashed: false,
         };
-        self.visitor.scenario.look(&mut start.world, 0, now);
+        self.visitor.scenario.look(&mut start.world, start.spec, now);
         start.remember();
         start
     }

@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use reeve::observed::{Consul, Container, Docker, GenerationId, Loaded, Manifest, Nginx, NginxProcess, Observed, View};
 use reeve::plan::System;
 
+use crate::measure::{passes, ran};
+
 #[derive(Debug, Clone)]
 pub struct State {
     pub world: Observed,
@@ -39,12 +41,15 @@ pub struct State {
 pub struct Ghost {
     /// By container: when nginx last routed to it, and the longest drain of those upstreams.
     pub routed: BTreeMap<String, (Timestamp, Duration)>,
-    /// The same by address and port, of what is registered there: a container may leave one and stay at another.
-    pub places: BTreeMap<(String, u16), (Timestamp, Duration)>,
+    /// The same by address, port and container, of what is registered there: a container may leave one and stay at another.
+    pub places: BTreeMap<(String, u16, String), (Timestamp, Duration)>,
     /// What nginx's live workers really run, whatever is on the disk.
     pub running: Vec<(GenerationId, Arc<Manifest>)>,
     /// Containers that were drained under the present spec.
     pub drained: BTreeSet<String>,
+    /// Containers that have run on since this check of them, by its digest, ran and passed. Registered anew with the same
+    /// check, they serve as they did, although it has not run again.
+    pub proven: BTreeSet<(String, Option<String>)>,
     /// All was as the spec before said when the present one came.
     pub settled: bool,
 }
@@ -184,9 +189,9 @@ impl State {
             for routed in manifest.upstreams.values() {
                 let drain = routed.upstream.drain;
                 for endpoint in routed.endpoints.iter().filter(|endpoint| endpoint.container.is_some()) {
-                    let place = (endpoint.address.clone(), endpoint.port);
-                    note(self.ghost.places.entry(place), self.now, drain);
                     if let Some(container) = &endpoint.container {
+                        let place = (endpoint.address.clone(), endpoint.port, container.clone());
+                        note(self.ghost.places.entry(place), self.now, drain);
                         note(self.ghost.routed.entry(container.clone()), self.now, drain);
                     }
                 }
@@ -198,9 +203,18 @@ impl State {
             .flat_map(|consul| consul.registrations.values())
             .map(|registration| (registration.address.as_str(), registration.port))
             .collect();
-        self.ghost.places.retain(|(address, port), _| registered.contains(&(address.as_str(), *port)));
+        self.ghost.places.retain(|(address, port, _), _| registered.contains(&(address.as_str(), *port)));
         let docker = self.world.docker.known();
         let there = |container: &String| docker.is_some_and(|docker| docker.containers.contains_key(container));
+        for registration in consul.into_iter().flat_map(|consul| consul.registrations.values()) {
+            if passes(registration) && ran(registration) {
+                self.ghost.proven.insert((registration.container.clone(), registration.check_digest.clone()));
+            }
+        }
+        let runs = |container: &String| {
+            docker.is_some_and(|docker| docker.containers.get(container).is_some_and(|c| c.state.running()))
+        };
+        self.ghost.proven.retain(|(container, _)| runs(container));
         self.ghost.routed.retain(|container, _| there(container));
         self.ghost.drained.retain(there);
     }
@@ -232,6 +246,17 @@ impl State {
 
     pub fn nginx_runs(&self) -> bool {
         matches!(self.nginx().process, NginxProcess::Running { .. })
+    }
+
+    /// What nginx runs stands on the disk, all of it: else nobody can tell what it routes to.
+    pub fn content_seen(&self) -> bool {
+        let generations = &self.nginx().generations;
+        self.ghost.running.iter().all(|(id, _)| generations.contains_key(id))
+    }
+
+    /// What this kind adds is counted, if the way leads where it would have led: not while a stranger stands there.
+    pub fn counted(&self, kind: &'static str) -> Option<&'static str> {
+        self.stranger.is_none().then_some(kind)
     }
 
     /// By id, or by name for what was made in the same wave.

@@ -57,20 +57,25 @@ impl Tally {
     }
 }
 
-/// What a version that dies again and again in its first minute costs by itself, two replicas of it: it lives for three
-/// seconds and waits for five, and its death and its return are a reload each. How often that happens depends on when the
-/// roll-out comes to it, which a crash moves.
+/// What a version that dies again and again in its first minute costs by itself, one replica of each of two services: it
+/// lives for three seconds and waits for five, and its death and its return are a reload each. How often that happens
+/// depends on when the roll-out comes to it, which a pass that sees too little moves by up to all of that minute.
 const FLAPS: u32 = 2 * 2 * 60 / (3 + 5);
+/// A crash costs no time, and moves it by one death and one return.
+const FLAP: u32 = 2;
 
 /// What one crash, or one late view, may cost at most beside what would have been done without it. `fails`: versions of
 /// the specs fail.
 pub fn too_much(kind: &str, more: Tally, fails: bool) -> Option<String> {
-    // A roll-out that is given up may have begun one replica more.
-    let (flaps, begun) = if fails { (FLAPS, 1) } else { (0, 0) };
-    let most = match kind {
-        "crash" | "stale" => Tally { creates: begun, stops: 0, reloads: 2 + flaps },
+    let flaps = match kind {
+        "crash" => FLAP,
+        "stale" => FLAPS,
         _ => return None,
     };
+    // Which replicas a roll-out to a version that fails has come to when it is given up depends on when that came, too: an
+    // old one that is just being started again is replaced first, since it serves nobody.
+    let (begun, flaps) = if fails { (1, flaps) } else { (0, 0) };
+    let most = Tally { creates: begun, stops: begun, reloads: 2 + flaps };
     let over = more.beyond(most);
     (over != Tally::default()).then(|| format!("one {kind} costs {more:?} more, where {most:?} are the most"))
 }

@@ -22,6 +22,7 @@ pub fn undone(state: &State, spec: &Spec, steps: &[Step]) -> Verdict {
         || nginx.listens.values().any(|listen| *listen != ListenState::Free)
         || nginx.generations.values().any(|generation| generation.rejected.is_some())
         || !matches!(nginx.loaded, Loaded::Generation(_))
+        || !state.content_seen()
         || !state.nginx_runs();
     let acts = steps.iter().any(|step| step.action.system() == System::Nginx);
     if !hindered && !acts {

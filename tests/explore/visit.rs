@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use jiff::SignedDuration;
 use reeve::observed::{Rejection, Stage};
 use reeve::plan::action::{ConsulAction, NginxAction};
-use reeve::plan::{Action, ObjectKey, Plan, Step, plan};
+use reeve::plan::{Action, ObjectKey, Plan, Step, System, plan};
 use reeve::spec::Service;
 
 use crate::common;
@@ -161,7 +161,8 @@ impl Visitor<'_> {
             visit.crashes += 1;
             let (mut after, what, done) = self.apply(state, objects, &prefixes, judge, visit)?;
             after.crashed = !self.bounds.together;
-            push(visit, format!("crash after {what}"), Some("crash"), done, after);
+            let cost = after.counted("crash");
+            push(visit, format!("crash after {what}"), cost, done, after);
         }
         // In the other order: objects are worked on in parallel.
         let mut reversed: Vec<_> = objects.to_vec();
@@ -201,7 +202,8 @@ impl Visitor<'_> {
             }
             self.scenario.settle(&mut after.world, after.spec, after.now);
             after.remember();
-            push(visit, format!("{behind:?} is seen one write late: {what}"), Some("stale"), done, after);
+            let cost = after.counted("stale");
+            push(visit, format!("{behind:?} is seen one write late: {what}"), cost, done, after);
         }
         Ok(())
     }
@@ -355,13 +357,14 @@ impl Visitor<'_> {
         // What is held goes on as under the spec before.
         let floors = &self.scenario.floors[state.spec - usize::from(judge.held)];
         let replaced = replaced_networks(state, judge.spec);
-        let blind = judge.behind == Some(Behind::Nginx);
-        let served = Before::of(state, judge.late_docker(), false);
+        let seen = state.content_seen() && !state.hidden.has(System::Nginx) && judge.behind != Some(Behind::Nginx);
+        let unseen = (!seen).then_some(judge.spec);
+        let served = Before::of(state, judge.late_docker(), unseen);
         let mut after = state.clone();
         after.older = Older::default();
         let mut what: Vec<String> = Vec::new();
         let mut done = Tally::default();
-        let mut count = counts(&after, floors, &served, blind);
+        let mut count = counts(&after, floors, &served, unseen);
         for ((object, steps), length) in objects.iter().zip(prefixes) {
             for step in steps.iter().take(*length) {
                 visit.actions += 1;
@@ -378,7 +381,11 @@ impl Visitor<'_> {
                 done.count(&step.action, &after);
                 after.keep_older(step.action.system());
                 let before = matches!(step.action, Action::Nginx(_)).then(|| after.clone());
-                common::execute(&mut after.world, &step.action, &context, after.now);
+                let running = after.ghost.running.clone();
+                let routed = running.iter().flat_map(|(_, manifest)| manifest.upstreams.values());
+                let known =
+                    routed.flat_map(|routed| &routed.endpoints).filter_map(|e| e.container.as_deref()).collect();
+                common::execute_beside(&mut after.world, &step.action, &context, after.now, &known);
                 if let (true, Action::Nginx(NginxAction::WriteGeneration(new))) = (after.refuses, &step.action) {
                     let nginx = after.world.nginx.known_mut().ok_or("nginx is not there")?;
                     let generation = nginx.generations.get_mut(&new.id).ok_or("it was just written")?;
@@ -393,11 +400,17 @@ impl Visitor<'_> {
                     let container = registration.container.clone();
                     after.ghost.drained.insert(container);
                 }
+                if let Action::Consul(ConsulAction::LiftDrain { id }) = &step.action
+                    && let Some(registration) = after.consul().registrations.get(id)
+                {
+                    let container = registration.container.clone();
+                    after.ghost.drained.remove(&container);
+                }
                 after.remember();
                 if let Some(before) = before {
                     judge.loaded(&before, &after).map_err(wrong)?;
                 }
-                let now = counts(&after, floors, &served, blind);
+                let now = counts(&after, floors, &served, unseen);
                 // Workers without a master can only be ended: nginx is started again at once.
                 if !matches!(step.action, Action::Nginx(NginxAction::QuitOrphans { .. })) {
                     kept(floors, &replaced, &count, &now).map_err(wrong)?;
