@@ -272,11 +272,14 @@ impl<'a> Planner<'a> {
         let endpoints = endpoints::of(routes);
         let hash = Some(endpoints::hash(&endpoints));
         let seen = generation.endpoints.clone().unwrap_or_default();
-        let drift = generation.manifest.upstreams == *routes;
-        let cause = match drift {
-            false => route_changes(&generation.manifest.upstreams, routes),
-            true if seen.file != hash => format!("the file with the endpoints of generation {id} was changed by hand"),
-            true => format!("nginx has other endpoints than the file of generation {id}"),
+        // What is wanted was written already, and nginx goes by something else: a push was lost, or somebody else made one.
+        let written = seen.file == hash;
+        let in_force = generation.manifest.upstreams == *routes;
+        let drift = written || in_force;
+        let cause = match (written, in_force) {
+            (true, _) => format!("nginx has other endpoints than the file of generation {id}"),
+            (false, true) => format!("the file with the endpoints of generation {id} was changed by hand"),
+            (false, false) => route_changes(&generation.manifest.upstreams, routes),
         };
         let action = NginxAction::SetEndpoints { expect: id.clone(), endpoints };
         self.step(ObjectKey::Nginx, Action::Nginx(action), cause);

@@ -109,7 +109,10 @@ fn auto_goes_by_reloads_until_nginx_has_lua_and_lua_waits_for_it() {
         daemon.converged()?;
         check(site.state().join("current/endpoints").exists(), || "no endpoints of their own".to_owned())
     });
-    site.reeve(&["status"]).success().says("Endpoints change by lua");
+    eventually("status says so", || {
+        let status = site.reeve(&["status"]).success();
+        check(status.stdout.contains("Endpoints change by lua"), || status.stdout)
+    });
     site.serves(site.listen(), "web", 1).expect("it serves");
     daemon.lives();
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
-use reeve::observed::{GenerationId, Loaded, Nginx, RoutedUpstream};
+use reeve::observed::{GenerationId, Loaded, Nginx, NginxProcess, RoutedUpstream};
 use reeve::plan::NginxAction;
 use reeve::render::endpoints;
 use reeve::settings::EndpointsMode;
@@ -64,7 +64,8 @@ async fn endpoints_change_at_once_in_all_workers_without_a_reload_and_survive_a_
     give(&site, &id, &of(&[two])).await.expect("set");
 
     site.send("-QUIT", site.master());
-    site.view_until("it has ended", |seen| seen.loaded == Loaded::Nothing).await;
+    site.view_until("it has ended", |seen| seen.loaded == Loaded::Nothing && seen.process == NginxProcess::Stopped)
+        .await;
     site.nginx.execute(&NginxAction::Start { expect: id.clone() }).await.expect("started");
     always(port, "two").await;
     site.nginx = site.fresh();
@@ -101,7 +102,8 @@ async fn a_lost_push_and_an_edited_file_are_seen_and_what_is_in_force_is_told() 
 
     // At a start there is nothing to go on with: nobody gets what somebody has written there.
     site.send("-QUIT", site.master());
-    site.view_until("it has ended", |seen| seen.loaded == Loaded::Nothing).await;
+    site.view_until("it has ended", |seen| seen.loaded == Loaded::Nothing && seen.process == NginxProcess::Stopped)
+        .await;
     site.nginx.execute(&NginxAction::Start { expect: id.clone() }).await.expect("started");
     assert!(get(port, "x", "/").await.starts_with("HTTP/1.1 503"));
     assert_eq!(ports_of(&site.view().await, &id), [0; 0]);
