@@ -133,6 +133,8 @@ fn explain_tells_of_a_discovered_container_and_an_entry_removed_by_hand_is_drift
     run_named(&site, "quiet", &["--label", "SERVICE_IGNORE=1"]);
     run_named(&site, "wrong", &["--label", "SERVICE_CHECK_TTL=soon"]);
     let daemon: Daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["one"]));
+    // `explain` tells what the daemon saw last; and what differs from then on is drift.
+    eventually("it has converged once", || daemon.logs("converged: everything is as the spec says"));
     let id = id_of(&site, "one");
     for name in [site.project.clone(), format!("{}-one", site.project), id.clone()] {
         let ports = explained(&site, &name)["discovered"]["ports"].clone();
@@ -152,8 +154,6 @@ fn explain_tells_of_a_discovered_container_and_an_entry_removed_by_hand_is_drift
     let wrong = site.reeve(&["explain", &format!("{}-wrong", site.project)]).success();
     wrong.says("it cannot be registered: SERVICE_CHECK_TTL is no duration");
 
-    // What differs from then on is drift.
-    eventually("it has converged once", || daemon.logs("converged: everything is as the spec says"));
     let before = daemon.drift("consul");
     site.consul().deregister(&id);
     eventually("it is back", || registered(&site, &id).map(drop));
