@@ -561,12 +561,14 @@ pub fn displaced(container: &Container, registration: &Registration) -> bool {
         return false;
     };
     let own = |address: IpAddr| address.to_string() == registration.address;
-    let mut published = container.published.iter().filter(|one| one.host != 0);
+    let published = container.published.iter().filter(|one| one.host != 0);
+    // What stands there now may be another port of its own.
+    let mut published = published.filter(|one| one.target == port && one.protocol.to_string() == protocol).peekable();
     container.state.running()
         && registration.port != port
         && !container.networks.values().filter_map(own_address).any(own)
-        && published.clone().all(|one| one.host != registration.port)
-        && published.any(|one| one.target == port && one.protocol.to_string() == protocol)
+        && published.peek().is_some()
+        && published.all(|one| one.host != registration.port)
 }
 
 /// The address of a container on a network.

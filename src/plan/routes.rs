@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::ObjectKey;
-use super::facts::refuted;
+use super::facts::{displaced, refuted};
 use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::verdict::Verdict;
@@ -376,7 +376,11 @@ impl<'a> Planner<'a> {
     /// The endpoint of an instance, with our container that answers there, whoever registered it.
     fn endpoint(&self, instance: &Instance, in_force: &[Endpoint]) -> Endpoint {
         let container = if instance.owner.as_deref() == Some(self.owner.as_str()) {
-            instance.container.clone()
+            let stale = || self.facts.registration(&instance.id).filter(|one| self.displaced(one)).is_some();
+            let advertise = self.context.advertise.as_deref();
+            let there = || self.facts.container_at(&instance.address, instance.port, advertise).map(str::to_owned);
+            // Started again, it may be elsewhere, and another one of ours there.
+            instance.container.clone().filter(|_| !stale()).or_else(there).or_else(|| instance.container.clone())
         } else if self.facts.docker.is_some() {
             let advertise = self.context.advertise.as_deref();
             self.facts.container_at(&instance.address, instance.port, advertise).map(str::to_owned)
@@ -386,6 +390,10 @@ impl<'a> Planner<'a> {
             known.and_then(|known| known.container.clone())
         };
         Endpoint { address: instance.address.clone(), port: instance.port, weight: instance.weight.max(1), container }
+    }
+
+    fn displaced(&self, registration: &Registration) -> bool {
+        self.facts.container(&registration.container).is_some_and(|container| displaced(container, registration))
     }
 
     /// A replica that this wave takes out of traffic.
@@ -481,10 +489,14 @@ impl<'a> Planner<'a> {
             // The catalog has it, and says that it does not pass, or under another address.
             return false;
         }
-        let hindered = registrations
-            .iter()
-            .filter(|registration| !here || there(registration))
-            .any(|registration| registration.maintenance != Maintenance::Off || refuted(registration));
+        let hindered = registrations.iter().filter(|registration| !here || there(registration)).any(|registration| {
+            match registration.maintenance {
+                Maintenance::Off => refuted(registration),
+                // Another port of it drains, and says nothing about this one.
+                Maintenance::Draining { .. } => here,
+                Maintenance::Operator { .. } => true,
+            }
+        });
         if hindered || !self.in_datacenter(query) {
             return false;
         }

@@ -45,7 +45,8 @@ impl Judge<'_> {
                 let soon = SignedDuration::from_secs(5);
                 let just_refused = nginx.generations.iter().any(|(id, generation)| {
                     let at = generation.rejected.as_ref().map(|rejection| rejection.at);
-                    id.hash == new.id.hash && at.is_some_and(|at| state.now.duration_since(at) < soon)
+                    let same = id.hash == new.id.hash && generation.manifest.upstreams == new.manifest.upstreams;
+                    same && at.is_some_and(|at| state.now.duration_since(at) < soon)
                 });
                 ensure(!just_refused || self.late(&[Behind::Nginx]), "it writes again at once what nginx has refused")
             }

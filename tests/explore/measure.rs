@@ -145,6 +145,12 @@ fn answers(state: &State, container: &str, port: u16) -> bool {
     state.container(container).is_some_and(|container| container.published.iter().any(|one| one.host == port))
 }
 
+/// Both are of one service.
+fn sisters(state: &State, one: &str, other: &str) -> bool {
+    let service = |id: &str| state.container(id).map(|container| container.service.as_str());
+    service(one).is_some() && service(one) == service(other)
+}
+
 /// Taken out of traffic by reeve.
 pub fn drains(state: &State, container: &str) -> bool {
     let mut registrations = state.consul().registrations.values();
@@ -216,8 +222,11 @@ pub fn counts(state: &State, floors: &[Floor], before: &Before, unseen: Option<&
                 for (_, manifest) in &state.ghost.running {
                     let endpoints = manifest.upstreams.get(name).into_iter().flat_map(|routed| &routed.endpoints);
                     let containers = endpoints.clone().filter_map(|endpoint| {
-                        let container = endpoint.container.as_deref()?;
-                        answers(state, container, endpoint.port).then_some(container)
+                        let meant = endpoint.container.as_deref()?;
+                        let mut ours = state.docker().containers.values().map(|container| container.id.as_str());
+                        // Whoever answers there gets the requests.
+                        ours.find(|id| answers(state, id, endpoint.port))
+                            .filter(|id| *id == meant || sisters(state, id, meant))
                     });
                     let count = of(containers.collect(), endpoints.filter(|e| e.container.is_none()).count());
                     least = Some(least.map_or(count, |least| Count {

@@ -73,8 +73,8 @@ pub fn too_much(kind: &str, more: Tally, fails: bool) -> Option<String> {
         _ => return None,
     };
     // Which replicas a roll-out to a version that fails has come to when it is given up depends on when that came, too: an
-    // old one that is just being started again is replaced first, since it serves nobody.
-    let (begun, flaps) = if fails { (1, flaps) } else { (0, 0) };
+    // old one that does not serve at that moment is replaced first, and with it both of the service.
+    let (begun, flaps) = if fails { (2, flaps) } else { (0, 0) };
     let most = Tally { creates: begun, stops: begun, reloads: 2 + flaps };
     let over = more.beyond(most);
     (over != Tally::default()).then(|| format!("one {kind} costs {more:?} more, where {most:?} are the most"))

@@ -359,12 +359,14 @@ impl Visitor<'_> {
         let replaced = replaced_networks(state, judge.spec);
         let seen = state.content_seen() && !state.hidden.has(System::Nginx) && judge.behind != Some(Behind::Nginx);
         let unseen = (!seen).then_some(judge.spec);
+        // What nginx routes to is seen late: what it drains meanwhile goes on serving there.
+        let since = unseen.filter(|_| judge.behind != Some(Behind::Nginx));
         let served = Before::of(state, judge.late_docker(), unseen);
         let mut after = state.clone();
         after.older = Older::default();
         let mut what: Vec<String> = Vec::new();
         let mut done = Tally::default();
-        let mut count = counts(&after, floors, &served, unseen);
+        let mut count = counts(&after, floors, &served, since);
         for ((object, steps), length) in objects.iter().zip(prefixes) {
             for step in steps.iter().take(*length) {
                 visit.actions += 1;
@@ -410,7 +412,7 @@ impl Visitor<'_> {
                 if let Some(before) = before {
                     judge.loaded(&before, &after).map_err(wrong)?;
                 }
-                let now = counts(&after, floors, &served, unseen);
+                let now = counts(&after, floors, &served, since);
                 // Workers without a master can only be ended: nginx is started again at once.
                 if !matches!(step.action, Action::Nginx(NginxAction::QuitOrphans { .. })) {
                     kept(floors, &replaced, &count, &now).map_err(wrong)?;
