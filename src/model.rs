@@ -455,6 +455,7 @@ impl Nginx {
                     endpoints::replace(Arc::make_mut(&mut generation.manifest), endpoints);
                     let hash = Some(endpoints::hash(endpoints));
                     generation.endpoints = Some(EndpointsSeen { file: hash.clone(), loaded: hash });
+                    self.routed_since = now;
                 }
             }
             NginxAction::QuitOrphans { .. } => {
@@ -463,6 +464,7 @@ impl Nginx {
                     self.unload_endpoints();
                     self.loaded = Loaded::Nothing;
                     self.loaded_since = now;
+                    self.routed_since = now;
                 }
             }
             NginxAction::RemoveGeneration { id } => {
@@ -488,6 +490,7 @@ impl Nginx {
         self.unload_endpoints();
         self.loaded = Loaded::Generation(id.clone());
         self.loaded_since = now;
+        self.routed_since = now;
         if let Some(generation) = self.generations.get_mut(id) {
             if let Some(endpoints) = &mut generation.endpoints {
                 endpoints.loaded.clone_from(&endpoints.file);

@@ -35,6 +35,8 @@ pub struct Nginx {
     pub templates: BTreeMap<String, Arc<str>>,
     /// Since when this process has seen exactly that. A restart only makes it later, which only prolongs a wait.
     pub loaded_since: Timestamp,
+    /// Since when this process has seen it route exactly so: where Lua balances, endpoints change while the generation stays.
+    pub routed_since: Timestamp,
     /// Generations of workers that are shutting down but still alive.
     pub retiring_workers: usize,
     /// For each listen address of the interest that the loaded generation does not hold: can it be bound?
@@ -71,6 +73,7 @@ impl Nginx {
             loaded: Loaded::Nothing,
             templates: BTreeMap::new(),
             loaded_since: now,
+            routed_since: now,
             retiring_workers: 0,
             listens: BTreeMap::new(),
             tls: BTreeMap::new(),

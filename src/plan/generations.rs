@@ -170,7 +170,7 @@ impl<'a> Planner<'a> {
         let may_be_routed = |id: &str| {
             let container = self.facts.container(id).map(|container| &container.state);
             !self.facts.registrations_of_id(id).is_empty()
-                || matches!(container, Some(ContainerState::Running { started_at }) if *started_at <= nginx.loaded_since)
+                || matches!(container, Some(ContainerState::Running { started_at }) if *started_at <= nginx.routed_since)
         };
         let names = self.steps().iter().filter_map(|step| match &step.action {
             Action::Consul(ConsulAction::Register(new)) if may_be_routed(&new.container) => Some(new.name.as_str()),

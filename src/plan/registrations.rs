@@ -531,7 +531,7 @@ impl<'a> Planner<'a> {
             }
             (_, Some(start)) => Some(start),
             // Somebody else's maintenance: there is no clock of ours.
-            (_, None) => nginx.map(|nginx| nginx.loaded_since),
+            (_, None) => nginx.map(|nginx| nginx.routed_since),
         };
         let drain = self.drain_time(container);
         let over = start.map(|start| after(start, drain)).filter(|_| self.holds(Gate::RegistrationDrainTime));

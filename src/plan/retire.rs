@@ -193,7 +193,7 @@ impl<'a> Planner<'a> {
         if draining.is_empty() {
             // Without an nginx of ours nothing routes to it, and nothing ever did.
             let nginx = self.facts.nginx.filter(|_| self.context.nginx.is_some());
-            let unrouted = nginx.map_or(Timestamp::MIN, |nginx| nginx.loaded_since);
+            let unrouted = nginx.map_or(Timestamp::MIN, |nginx| nginx.routed_since);
             let healthy = || self.facts.fitness(container, self.spec.services.get(&container.service)).healthy();
             let started = match container.state {
                 ContainerState::Running { started_at } if registrations.is_empty() && healthy() => started_at,

@@ -196,6 +196,7 @@ pub(crate) fn observed() -> Observed {
             loaded: Loaded::Generation(id(1)),
             templates: BTreeMap::new(),
             loaded_since: at(0),
+            routed_since: at(0),
             retiring_workers: 0,
             listens: BTreeMap::new(),
             tls: BTreeMap::new(),

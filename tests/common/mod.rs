@@ -90,6 +90,7 @@ pub fn empty_world() -> Observed {
             loaded: Loaded::Nothing,
             templates: BTreeMap::new(),
             loaded_since: start(),
+            routed_since: start(),
             retiring_workers: 0,
             listens: BTreeMap::new(),
             tls: BTreeMap::new(),

@@ -94,11 +94,13 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             nginx.process = NginxProcess::Stopped;
             nginx.loaded = reeve::observed::Loaded::Nothing;
             nginx.loaded_since = now;
+            nginx.routed_since = now;
         }
         // It was started by hand with other files than those that `current` points at.
         ["nginx", "runs-nothing-of-ours"] => {
             let nginx = world.nginx.known_mut().expect("nginx is known");
             (nginx.loaded, nginx.loaded_since) = (Loaded::Nothing, now);
+            nginx.routed_since = now;
         }
         // From the disk: nginx goes on with what it has loaded.
         ["generations-deleted"] => {

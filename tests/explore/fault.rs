@@ -380,6 +380,7 @@ impl Fault {
                 }
                 nginx.loaded = Loaded::Generation(current);
                 nginx.loaded_since = now;
+                nginx.routed_since = now;
             }
             Self::HalfReload => {
                 let current = nginx.current.clone()?;
@@ -389,6 +390,7 @@ impl Fault {
                 }
                 nginx.loaded = Loaded::Mixed([loaded.clone(), current].into());
                 nginx.loaded_since = now;
+                nginx.routed_since = now;
             }
             Self::NginxStopped => {
                 if nginx.process == NginxProcess::Stopped {
@@ -397,6 +399,7 @@ impl Fault {
                 nginx.process = NginxProcess::Stopped;
                 nginx.loaded = Loaded::Nothing;
                 nginx.loaded_since = now;
+                nginx.routed_since = now;
             }
             Self::NginxKilled => {
                 if !matches!(nginx.process, NginxProcess::Running { .. }) {

@@ -179,7 +179,7 @@ fn nginx(view: &View<Nginx>, ages: &Ages, h: &mut DefaultHasher) {
         NginxProcess::Orphans { .. } => 2,
     }
     .hash(h);
-    (nginx.included, ages.of(nginx.loaded_since), nginx.retiring_workers).hash(h);
+    (nginx.included, ages.of(nginx.loaded_since), ages.of(nginx.routed_since), nginx.retiring_workers).hash(h);
     for (listen, state) in &nginx.listens {
         (listen, *state == reeve::observed::ListenState::Free).hash(h);
     }

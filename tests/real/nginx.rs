@@ -52,6 +52,7 @@ async fn a_generation_is_written_switched_started_reloaded_and_seen_loaded() {
     let mut fresh = site.fresh().view(&site.interest()).await.expect("seen");
     assert!(fresh.loaded_since >= seen.loaded_since, "a restart only makes it later");
     fresh.loaded_since = seen.loaded_since;
+    fresh.routed_since = seen.routed_since;
     assert_eq!(fresh, seen, "a fresh process sees the same");
 
     site.nginx.execute(&NginxAction::RemoveGeneration { id: first.clone() }).await.expect("removed");

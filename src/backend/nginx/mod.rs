@@ -81,6 +81,8 @@ struct Memory {
     lua: Option<((Stamp, String), Result<(), String>)>,
     /// What was seen loaded last, and since when.
     loaded: Option<(Loaded, Timestamp)>,
+    /// The same with the endpoints that Lua has, as a hash.
+    routed: Option<((Loaded, Option<String>), Timestamp)>,
 }
 
 type TlsDigests = BTreeMap<String, BTreeMap<String, Result<String, String>>>;
@@ -174,6 +176,15 @@ impl Nginx {
             .filter_map(|id| disk.generations.get(id))
             .flat_map(|generation| generation.manifest.upstreams.values().map(|one| one.upstream.listen))
             .collect();
+        let endpoints = match &look.loaded {
+            Loaded::Generation(id) => disk.generations.get(id).and_then(|one| one.endpoints.as_ref()?.loaded.clone()),
+            Loaded::Mixed(_) | Loaded::Nothing | Loaded::Stranger(_) => None,
+        };
+        let (loaded_since, routed_since) = {
+            let mut memory = shared.memory();
+            let Memory { loaded, routed, .. } = &mut *memory;
+            (since(loaded, look.loaded.clone()), since(routed, (look.loaded.clone(), endpoints)))
+        };
         let master = match look.process {
             NginxProcess::Running { master } => Some(master),
             NginxProcess::Stopped | NginxProcess::Orphans { .. } => None,
@@ -190,7 +201,8 @@ impl Nginx {
             process: look.process,
             current: disk.current,
             generations: disk.generations,
-            loaded_since: shared.loaded_since(&look.loaded),
+            loaded_since,
+            routed_since,
             loaded: look.loaded,
             templates,
             retiring_workers: look.retiring_workers,
@@ -202,21 +214,17 @@ impl Nginx {
     }
 }
 
+/// Since when exactly this has been seen.
+fn since<T: PartialEq>(memory: &mut Option<(T, Timestamp)>, seen: T) -> Timestamp {
+    match memory {
+        Some((before, since)) if *before == seen => *since,
+        Some(_) | None => memory.insert((seen, Timestamp::now())).1,
+    }
+}
+
 impl Shared {
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn loaded_since(&self, loaded: &Loaded) -> Timestamp {
-        let mut memory = self.memory();
-        match &memory.loaded {
-            Some((before, since)) if before == loaded => *since,
-            Some(_) | None => {
-                let now = Timestamp::now();
-                memory.loaded = Some((loaded.clone(), now));
-                now
-            }
-        }
     }
 
     fn include_line(&self) -> String {
