@@ -49,11 +49,12 @@ fn begun(load: &Load) {
     });
 }
 
-/// A shop that a daemon keeps, and a load on it that is under way.
+/// A shop that a daemon keeps, and a load on it that is under way. They end in this order: a site that is cleared away under
+/// its daemon is made anew, and stays behind.
 struct UnderLoad {
-    site: Site,
-    daemon: Daemon,
     load: Load,
+    daemon: Daemon,
+    site: Site,
 }
 
 impl UnderLoad {
@@ -61,7 +62,7 @@ impl UnderLoad {
         let daemon = site.run(shop);
         let load = Load::start(site.listen());
         begun(&load);
-        Self { site, daemon, load }
+        Self { load, daemon, site }
     }
 
     /// The spec is another one, and has come about.
