@@ -152,6 +152,7 @@ fn a_killed_replica_loses_only_what_it_was_answering() {
     let site = &under.site;
     let victim = site.container("web", 2);
     let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &victim.id]).parse().expect("a pid");
+    let before = Instant::now();
     nginx::send(pid, Signal::KILL);
     let killed = Instant::now();
     within(ROLLED, "it runs again and serves", || {
@@ -159,7 +160,7 @@ fn a_killed_replica_loses_only_what_it_was_answering() {
         check(again.started_at != victim.started_at, || format!("{again:?}"))?;
         reached(site, &under.daemon, &shop)
     });
-    under.none_failed_but("replica killed (its own requests aside)", |failure| failure.under_way(killed));
+    under.none_failed_but("replica killed (its own requests aside)", |failure| failure.under_way(before, killed));
 }
 
 #[test]

@@ -70,8 +70,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub fn under_way(&self, at: Instant) -> bool {
-        self.began <= at && self.ended >= at
+    /// At some moment between these two: what is done to the servers takes time, and so does looking at the clock.
+    pub fn under_way(&self, from: Instant, to: Instant) -> bool {
+        self.began <= to && self.ended >= from
     }
 }
 
