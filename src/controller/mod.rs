@@ -165,11 +165,8 @@ impl Controller {
             Ok(()) | Err(ActionError::Conflict(_) | ActionError::Refused(_)) => true,
             Err(ActionError::Transient(_) | ActionError::Permanent(_)) => false,
         });
-        // After a reload, what came meanwhile is waited for as ever: in a burst each pass would be a reload.
-        match (progressed, reloaded) {
-            (true, false) => self.trigger.go_on(),
-            (true, true) => self.trigger.wake(WakeSource::OwnWrite, Timestamp::now()),
-            (false, _) => {}
+        if progressed {
+            self.trigger.wake(WakeSource::OwnWrite, Timestamp::now());
         }
     }
 
