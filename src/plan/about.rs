@@ -1,9 +1,8 @@
 //! What is known of a container besides what Docker says: what it is registered as, and what routes to it.
 //!
-//! Asked several times for every container in every pass, so it is made for that: a plan of ten thousand containers spends its
-//! time on reaching for memory, and an id that is hashed and compared is two texts somewhere else. It is gathered by id once;
-//! from then on a container is found by where the observation keeps it. Only ever asked, never gone through, since the order is
-//! another one in every run.
+//! Asked several times for every container in every pass, so it is gathered once, and found by a hash: a sorted map of ten
+//! thousand ids compares a dozen of them for one answer, each somewhere else in memory. Only ever asked, never gone through,
+//! since the order is another one in every run.
 
 use std::ops::Range;
 
@@ -15,7 +14,6 @@ use crate::observed::{Consul, Container, Docker, Registration};
 pub(super) struct About<'a> {
     all: Vec<OfContainer<'a>>,
     by_id: HashMap<&'a str, usize>,
-    by_place: HashMap<*const Container, usize>,
     /// Those of one container side by side.
     registrations: Vec<&'a Registration>,
 }
@@ -33,15 +31,10 @@ impl<'a> About<'a> {
     /// `routes`: by the id of a container.
     pub fn of(docker: Option<&'a Docker>, consul: Option<&'a Consul>, routes: HashMap<&'a str, Vec<&'a str>>) -> Self {
         let count = docker.map_or(0, |docker| docker.containers.len());
-        let mut about = Self {
-            all: Vec::with_capacity(count),
-            by_id: HashMap::with_capacity(count),
-            by_place: HashMap::with_capacity(count),
-            registrations: Vec::new(),
-        };
+        let mut about =
+            Self { all: Vec::with_capacity(count), by_id: HashMap::with_capacity(count), registrations: Vec::new() };
         for (id, container) in docker.iter().flat_map(|docker| &docker.containers) {
             about.by_id.insert(id, about.all.len());
-            about.by_place.insert(std::ptr::from_ref(container), about.all.len());
             about.all.push(OfContainer { container: Some(container), ..OfContainer::default() });
         }
         let registrations = consul.iter().flat_map(|consul| consul.registrations.values());
@@ -72,14 +65,6 @@ impl<'a> About<'a> {
     /// Of a container that need not be one of ours.
     pub fn id(&self, id: &str) -> Option<&OfContainer<'a>> {
         self.all.get(*self.by_id.get(id)?)
-    }
-
-    /// Of one that was observed, or of a copy of it.
-    pub fn container(&self, container: &Container) -> Option<&OfContainer<'a>> {
-        match self.by_place.get(&std::ptr::from_ref(container)) {
-            Some(index) => self.all.get(*index),
-            None => self.id(&container.id),
-        }
     }
 
     pub fn registrations(&self, of: Option<&OfContainer<'a>>) -> &[&'a Registration] {

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use foldhash::HashSet;
+
 use super::ObjectKey;
 use super::action::{Action, ConsulAction, NewRegistration};
 use super::discovery::{Claim, Surroundings, claims};
@@ -13,7 +15,6 @@ use super::facts::{believed, refuted};
 use super::gates::Gate;
 use super::planner::Planner;
 use super::registrations::differences;
-use super::staying::Staying;
 use super::verdict::Verdict;
 use crate::observed::{Discovered, Docker, Endpoint, Maintenance, Registration};
 use crate::spec::discovery::{DiscoveredIds, Discovery};
@@ -37,7 +38,7 @@ impl<'a> Planner<'a> {
     }
 
     /// `kept`: what a replica of a service is registered as; what stays of these is added.
-    pub(super) fn discovered(&mut self, no_leader: bool, kept: &mut Staying<'a>) {
+    pub(super) fn discovered(&mut self, no_leader: bool, kept: &mut HashSet<&'a str>) {
         let (Some(discovery), Some(docker), Some(consul)) =
             (&self.spec.discovery, self.facts.docker, self.facts.consul)
         else {
@@ -47,7 +48,7 @@ impl<'a> Planner<'a> {
             let Some(reason) = &container.unreadable else { continue };
             // What it is registered as stays, since nobody knows better.
             for seen in self.facts.registrations_of_id(&container.id).to_vec() {
-                kept.insert(seen);
+                kept.insert(seen.id.as_str());
                 self.wait(ObjectKey::Registration(seen.id.clone()), "discovery", reason.clone());
             }
         }
@@ -65,7 +66,7 @@ impl<'a> Planner<'a> {
                 Err(reason) => {
                     // One bad word must not take away what serves.
                     if let Some(seen) = seen.filter(|seen| seen.container == container.id) {
-                        kept.insert(seen);
+                        kept.insert(seen.id.as_str());
                         self.health(&container.health, seen);
                     }
                     self.wait(object(), "discovery", format!("container {}: {reason}", container.name));
@@ -76,7 +77,7 @@ impl<'a> Planner<'a> {
                 self.discovered_registration(container, &wanted, seen);
             }
             if let Some(seen) = seen.filter(|seen| seen.container == container.id || container.unfit().is_none()) {
-                kept.insert(seen);
+                kept.insert(seen.id.as_str());
             }
             offers.entry(&container.id).or_default().push(*wanted);
         }

@@ -181,7 +181,7 @@ impl<'a> Facts<'a> {
 
     /// Our registrations of a container. Empty when Consul is Unknown.
     pub fn registrations(&self, container: &Container) -> &[&'a Registration] {
-        self.about.registrations(self.about.container(container))
+        self.about.registrations(self.about.id(&container.id))
     }
 
     /// The same of a container that need not be one of ours, by its id.
@@ -202,7 +202,7 @@ impl<'a> Facts<'a> {
 
     /// Some live worker may send a request to it. `None`: nginx is Unknown, or what it runs is.
     pub fn routed(&self, container: &Container) -> Option<bool> {
-        let routed = || self.about.container(container).is_some_and(|about| about.routes.is_some());
+        let routed = || self.about.id(&container.id).is_some_and(|about| about.routes.is_some());
         self.routes_known().then(routed)
     }
 
@@ -301,7 +301,7 @@ impl<'a> Facts<'a> {
 
     /// The upstreams in which every live worker routes to the container.
     pub fn upstreams_of(&self, container: &Container) -> impl Iterator<Item = &'a str> + '_ {
-        self.about.container(container).into_iter().flat_map(|about| &about.routes).flatten().copied()
+        self.about.id(&container.id).into_iter().flat_map(|about| &about.routes).flatten().copied()
     }
 
     /// Where live workers send the requests for the container: upstream and endpoint.

@@ -32,7 +32,6 @@ mod resources;
 mod retire;
 mod rollout;
 mod routes;
-mod staying;
 mod template_diff;
 mod templates;
 pub mod verdict;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use foldhash::{HashSet, HashSetExt};
 use sha2::{Digest, Sha256};
 
 use super::action::{Action, ConsulAction, NewRegistration, WantedCheck, WantedKind};
@@ -13,7 +14,6 @@ use super::facts::{Fitness, displaced, one_line, own_address, passing};
 use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::retire::seconds;
-use super::staying::Staying;
 use super::{Change, ObjectKey};
 use crate::observed::{CheckSeen, CheckStatus, Container, Health, Maintenance, Registration};
 use crate::spec::container::hex;
@@ -159,7 +159,8 @@ impl<'a> Planner<'a> {
                 self.wait(ObjectKey::Discovery, "no_leader", "Consul has no leader");
             }
         }
-        let mut kept = Staying::with_room_for(consul.registrations.len());
+        // Ids of registrations that are there and stay. Only ever asked, never gone through.
+        let mut kept: HashSet<&str> = HashSet::with_capacity(consul.registrations.len());
         let rosters = self.rosters.clone();
         for service in spec.services.values() {
             let Some(roster) = rosters.get(service.name.as_str()) else { continue };
@@ -178,7 +179,7 @@ impl<'a> Planner<'a> {
                     let seen = self.facts.registration_of(container, &id);
                     self.registration(service, container, declared, &id, seen);
                     if let Some(seen) = seen {
-                        kept.insert(seen);
+                        kept.insert(seen.id.as_str());
                     }
                 }
             }
@@ -223,11 +224,11 @@ impl<'a> Planner<'a> {
         service: &'a Service,
         container: &'a Container,
         no_leader: bool,
-        kept: &mut Staying<'a>,
+        kept: &mut HashSet<&'a str>,
     ) {
         let registrations = self.facts.registrations(container).to_vec();
         for registration in registrations.iter().copied() {
-            kept.insert(registration);
+            kept.insert(registration.id.as_str());
             match self.moved(service, container, registration).filter(|_| !no_leader) {
                 Some(declared) => {
                     self.registration(service, container, &declared, &registration.id, Some(registration))
@@ -245,7 +246,7 @@ impl<'a> Planner<'a> {
                 let seen = self.facts.registration_of(container, &id);
                 self.registration(service, container, &declared, &id, seen);
                 if let Some(seen) = seen {
-                    kept.insert(seen);
+                    kept.insert(seen.id.as_str());
                 }
             }
         }
@@ -401,11 +402,11 @@ impl<'a> Planner<'a> {
 
     /// Ours, and wanted by no replica: without a container it is removed; with one (its `register` left the spec) it is
     /// drained first.
-    fn unwanted_registrations(&mut self, kept: &Staying<'a>) {
+    fn unwanted_registrations(&mut self, kept: &HashSet<&'a str>) {
         let Some(consul) = self.facts.consul else { return };
         let docker = self.facts.docker;
         let unwanted = consul.registrations.values();
-        let unwanted = unwanted.filter(|r| !kept.contains(r) && !self.held(&r.service));
+        let unwanted = unwanted.filter(|r| !kept.contains(r.id.as_str()) && !self.held(&r.service));
         for registration in unwanted.collect::<Vec<_>>() {
             if registration.discovered() {
                 self.unwanted_discovered(registration);
