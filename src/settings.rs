@@ -140,6 +140,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where templates may write unless the settings say otherwise.
+pub const TEMPLATE_FOLDERS: [&str; 5] = ["/etc", "/opt", "/srv", "/usr/local/etc", "/var/lib"];
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateSettings {
     /// Folders in which destinations of templates may lie. Absolute.
@@ -192,9 +195,7 @@ impl Settings {
             },
             http: HttpSettings { listen: Some(loopback(9464)), allow_remote: false },
             log: LogSettings { format: LogFormat::Text, level: "info".to_owned() },
-            templates: TemplateSettings {
-                allow: ["/etc", "/opt", "/srv", "/usr/local/etc", "/var/lib"].map(PathBuf::from).to_vec(),
-            },
+            templates: TemplateSettings { allow: TEMPLATE_FOLDERS.map(PathBuf::from).to_vec() },
             lock: "/run/reeve/<project>.lock".to_owned(),
         }
     }

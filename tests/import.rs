@@ -176,6 +176,31 @@ fn compose_files_are_merged_with_their_order_comments_and_gaps() {
     compare("cases/missing.txt", &outcome(from_compose("cases", &["nowhere.yaml"])));
 }
 
+/// Discovery leaves alone what is in the spec: without `register` the services of the files would leave the catalog.
+#[test]
+fn the_services_that_registrator_registered_stay_registered() {
+    for case in ["registered", "labelled", "internal"] {
+        let golden = format!("cases/{case}.txt");
+        compare(&golden, &outcome(from_compose("cases", &[&format!("{case}.yaml")])));
+    }
+    let imported = from_compose("cases", &["registered.yaml"]).expect("it is imported");
+    let options = LoadOptions { project: Some("shop".to_owned()), ..LoadOptions::default() };
+    let spec = load_text(&[("spec.yaml", &imported.files[0].text)], &options).expect("reeve takes it").spec;
+    let names = |service: &str| -> Vec<(String, u16)> {
+        let registers = spec.services[service].register.iter();
+        registers.map(|register| (register.name.clone(), register.port)).collect()
+    };
+    assert_eq!(names("web"), [("front".to_owned(), 80)]);
+    assert_eq!(names("api"), [("api".to_owned(), 9000)]);
+    assert_eq!(names("dns"), [("dns-53".to_owned(), 53), ("dns-53".to_owned(), 53)]);
+    assert_eq!(spec.services["web"].register[0].tags, ["a,c", "b", "edge"]);
+    assert!(spec.services.values().all(|service| service.register.iter().all(|one| one.meta.is_empty())));
+    for silent in ["quiet", "unpublished", "consul"] {
+        assert!(names(silent).is_empty(), "{silent}");
+    }
+    assert_eq!(names("declared"), [("declared".to_owned(), 7001)]);
+}
+
 /// What an import changed in meaning would be seen here: the spec is loaded before and after.
 #[test]
 fn an_imported_compose_file_means_the_same() {

@@ -13,7 +13,8 @@ use crate::spec::merge;
 use crate::spec::table::{Kind, SPEC, Standing, Table};
 use crate::spec::tree::{self, Entry, Node, Value, shown};
 
-use super::{CommandLine, File, Imported, registrator, text, yaml};
+use super::registrator::Conventions;
+use super::{CommandLine, File, Imported, register, registrator, text, yaml};
 
 /// The name of the resulting spec.
 const NAME: &str = "spec.yaml";
@@ -55,8 +56,14 @@ pub fn import(
         return Err(Diagnostics(vec![Diagnostic::of_file("", "no Compose file is given")]));
     };
     merge::sweep(&mut root);
-    let mut writer =
-        Writer { out: String::new(), imported: Imported::default(), discovery: None, origins, section: String::new() };
+    let mut writer = Writer {
+        out: String::new(),
+        imported: Imported::default(),
+        discovery: None,
+        conventions: conventions_of(&root),
+        origins,
+        section: String::new(),
+    };
     writer.out.push_str(&format!("# Imported from {}.\n", names.join(", ")));
     let what = match root.get("name") {
         Some(_) => "relative paths and `.env`",
@@ -132,6 +139,8 @@ struct Writer {
     out: String,
     imported: Imported,
     discovery: Option<String>,
+    /// Of the registrator among the services.
+    conventions: Option<Conventions>,
     origins: Origins,
     /// The top-level key that is being written.
     section: String,
@@ -254,19 +263,26 @@ impl Writer {
             let shown: Vec<String> = places.iter().map(|(file, line)| format!("{file}:{line}")).collect();
             let origin = format!(" # {}", shown.join(", "));
             let inner = At { file: places.first().map_or(at.file, |(file, _)| file), ..*at };
-            self.value(&format!("{}:", yaml::scalar(&entry.key)), &entry.value, kind, &origin, &inner);
+            let head = format!("{}:", yaml::scalar(&entry.key));
+            let register = match self.section == "services" && at.disabled.is_none() {
+                true => register::lines(&entry.key, &entry.value, self.conventions.as_ref(), &mut self.imported),
+                false => Vec::new(),
+            };
+            if register.is_empty() {
+                self.value(&head, &entry.value, kind, &origin, &inner);
+                continue;
+            }
+            // Never on one line: something stands below.
+            self.line(&inner, &format!("{head}{origin}"));
+            self.collection(&entry.value, kind, &inner.deeper());
+            for line in register {
+                self.line(&inner.deeper(), &line);
+            }
         }
     }
 
     fn registrator(&mut self, entry: &Entry, command: &Node, at: &At<'_>) {
-        let line = match &command.value {
-            Value::Sequence(items) => {
-                let words: Vec<String> = items.iter().filter_map(Node::text).map(str::to_owned).collect();
-                Ok(CommandLine::of_words("registrator", &words))
-            }
-            _ => CommandLine::of_line("registrator", command.text().unwrap_or_default(), "registrator"),
-        };
-        match line.and_then(|line| registrator::discovery(&line, &mut self.imported)) {
+        match command_line(command).and_then(|line| registrator::discovery(&line, &mut self.imported)) {
             Ok(block) => {
                 self.line(at, "# `discovery` below does its work: stop its container when reeve has taken over.");
                 let place = &command.place;
@@ -415,6 +431,23 @@ fn flow(node: &Node, kind: Option<&'static Kind>, file: &str) -> Option<String> 
             Some(if parts.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", parts.join(", ")) })
         }
     }
+}
+
+fn command_line(command: &Node) -> Result<CommandLine, Box<Diagnostic>> {
+    match &command.value {
+        Value::Sequence(items) => {
+            let words: Vec<String> = items.iter().filter_map(Node::text).map(str::to_owned).collect();
+            Ok(CommandLine::of_words("registrator", &words))
+        }
+        _ => CommandLine::of_line("registrator", command.text().unwrap_or_default(), "registrator"),
+    }
+}
+
+/// How the registrator among the services registers the others; none: there is none.
+fn conventions_of(root: &Node) -> Option<Conventions> {
+    let services = root.value("services")?;
+    let command = services.entries().iter().find_map(|entry| registrator_of(&entry.value))?;
+    command_line(command).ok().map(|line| registrator::conventions(&line))
 }
 
 /// The command of a service that runs registrator.

@@ -4,8 +4,10 @@
 //! text in `gotemplate`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::settings::TEMPLATE_FOLDERS;
 use crate::spec::diagnostic::{Diagnostic, Diagnostics};
 use crate::spec::load::Files;
 use crate::spec::suggest::did_you_mean;
@@ -15,6 +17,7 @@ use crate::spec::words;
 use super::fates::{self, Fate};
 use super::gotemplate::{self, Options};
 use super::hcl::{self, Entry, Kind, Value};
+use super::native::native;
 use super::settings::Settings;
 use super::{COMMAND_LINE, CommandLine, File, Imported, Word, fault, flags, text, yaml};
 
@@ -78,6 +81,8 @@ struct Importer<'a> {
     fates: Vec<String>,
     told: BTreeSet<(&'static str, String)>,
     names: BTreeSet<String>,
+    /// Of destinations, beside those that the settings allow by themselves.
+    folders: BTreeSet<String>,
     from: Vec<String>,
 }
 
@@ -95,6 +100,7 @@ impl<'a> Importer<'a> {
             fates: Vec::new(),
             told: BTreeSet::new(),
             names: BTreeSet::new(),
+            folders: BTreeSet::new(),
             from: Vec::new(),
         }
     }
@@ -380,10 +386,16 @@ impl<'a> Importer<'a> {
             let address = if address.contains("://") { address.clone() } else { format!("{scheme}://{address}") };
             self.settings.set("consul.address", &address, from);
         }
+        if !self.folders.is_empty() {
+            let allowed: Vec<&str> =
+                TEMPLATE_FOLDERS.into_iter().chain(self.folders.iter().map(String::as_str)).collect();
+            self.settings.list("templates.allow", &allowed, "where templates may write");
+        }
         let mut text = format!("# Imported from consul-template: {}.\n", self.from.join(", "));
         text.push_str(
-            "# Put it into your spec, or give it as one more file: `reeve -f app.yaml -f templates.yaml plan`.\n\n",
+            "# Put it into your spec, or give it as one more file: `reeve -f app.yaml -f templates.yaml plan`.\n",
         );
+        text.push_str("# The templates (`*.j2`) belong into the folder of the first file of the spec.\n\n");
         text.push_str(&self.settings.comment());
         if !self.fates.is_empty() {
             text.push_str("# What became of the other settings:\n");
@@ -397,6 +409,14 @@ impl<'a> Importer<'a> {
         let mut imported = self.imported;
         imported.files.insert(0, File { name: "templates.yaml".to_owned(), text });
         imported
+    }
+
+    /// A destination in no folder that the settings allow by themselves needs to be allowed.
+    fn allow(&mut self, destination: &str) {
+        let folder = Path::new(destination).parent().filter(|folder| folder.is_absolute());
+        if let Some(folder) = folder.filter(|folder| !TEMPLATE_FOLDERS.iter().any(|known| folder.starts_with(known))) {
+            self.folders.insert(folder.display().to_string());
+        }
     }
 
     /// The entry of one template; its text becomes a file.
@@ -457,6 +477,7 @@ impl<'a> Importer<'a> {
         }
         match &template.destination {
             Some(destination) => {
+                self.allow(destination);
                 entry.push_str(&format!("    destination: {}\n", yaml::scalar(&yaml::escape(destination))))
             }
             None => entry.push_str("    destination: /path/to/file # consul-template was not told where\n"),
@@ -470,30 +491,6 @@ impl<'a> Importer<'a> {
         }
         entry
     }
-}
-
-/// What `upstreams` would say in place of an nginx template that lists the instances of a service, as one line; `None`: it is
-/// no such template. A hint, for a reader: whatever else the template says is not looked at.
-fn native(translated: &str) -> Option<String> {
-    let good = |word: &str| word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
-    let (name, rest) = translated.match_indices("upstream ").find_map(|(at, head)| {
-        let begins = translated.get(..at)?.rsplit('\n').next()?.trim().is_empty();
-        let (name, rest) = translated.get(at + head.len()..)?.split_once('{')?;
-        let name = name.trim();
-        (begins && !name.is_empty() && good(name)).then_some((name, rest))
-    })?;
-    let query = rest.split_once("service(\"")?.1.split_once('"')?.0;
-    let query = query.split(['|', '@', '~']).next().unwrap_or_default();
-    let (tag, service) = query.rsplit_once('.').map_or((None, query), |(tag, service)| (Some(tag), service));
-    if service.is_empty() || !good(service) {
-        return None;
-    }
-    let tag = tag.filter(|tag| good(tag)).map(|tag| format!(", tag: {tag}")).unwrap_or_default();
-    let port = |word: &str| word.trim_end_matches(';').rsplit(':').next()?.parse::<u16>().ok();
-    let mut words = translated.split_whitespace();
-    let listen = words.find(|word| *word == "listen").and_then(|_| port(words.next()?));
-    let listen = listen.map(|port| format!(", listen: {port}")).unwrap_or_default();
-    Some(format!("upstreams: {{ {name}: {{ service: {service}{tag}{listen} }} }}"))
 }
 
 /// The name of a template: of the file that it makes.

@@ -9,6 +9,8 @@ mod fates;
 mod flags;
 pub mod gotemplate;
 mod hcl;
+mod native;
+mod register;
 pub mod registrator;
 mod settings;
 mod yaml;

@@ -55,6 +55,26 @@ fn import(line: &CommandLine) -> Result<Imported, Box<Diagnostic>> {
     Ok(imported)
 }
 
+/// What of the flags counts for each registration.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Conventions {
+    pub internal: bool,
+    pub explicit: bool,
+    pub tags: Vec<String>,
+}
+
+pub(super) fn conventions(line: &CommandLine) -> Conventions {
+    let (flags, _) = flags::parse(line, &SWITCHES);
+    let on = |name: &str| flags.iter().any(|flag| flag.name == name && flag.is_on());
+    // A template over the container has no counterpart, and is listed.
+    let tags = flags.iter().filter(|flag| flag.name == "tags" && !flag.text().contains("{{"));
+    Conventions {
+        internal: on("internal"),
+        explicit: on("explicit"),
+        tags: tags.flat_map(|flag| listed(flag.text())).collect(),
+    }
+}
+
 /// The block, with the settings and what became of each flag as comments around it.
 pub(super) fn discovery(line: &CommandLine, imported: &mut Imported) -> Result<String, Box<Diagnostic>> {
     let (flags, rest) = flags::parse(line, &SWITCHES);
@@ -78,6 +98,10 @@ pub(super) fn discovery(line: &CommandLine, imported: &mut Imported) -> Result<S
         );
     }
     Ok(block.text(&settings))
+}
+
+fn listed(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect()
 }
 
 fn registry(
@@ -177,8 +201,7 @@ impl Block {
             }
             "tags" => {
                 fate("discovery.tags");
-                self.tags =
-                    flag.text().split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
+                self.tags = listed(flag.text());
                 self.tags_from = Some(shown);
             }
             "ttl" | "ttl-refresh" => {

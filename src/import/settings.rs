@@ -21,6 +21,10 @@ impl Settings {
         self.lines.push((key.to_owned(), value, from.to_owned()));
     }
 
+    pub fn list<T: AsRef<str>>(&mut self, key: &str, values: &[T], from: &str) {
+        self.lines.push((key.to_owned(), yaml::list(values), from.to_owned()));
+    }
+
     /// A value that the user has to fill in.
     pub fn hint(&mut self, key: &str, value: &str, what: &str) {
         self.set(key, value, what);

@@ -79,7 +79,10 @@ pub fn adoption(
         }
         let slot = slot_of(service, candidate, &taken);
         if slot.is_none() {
-            against.push(format!("no slot is free: the spec has {} of {}", service.replicas, service.name));
+            against.push(format!(
+                "no slot is free: the spec has {} of {} (`deploy: {{ replicas: … }}` says how many)",
+                service.replicas, service.name
+            ));
         }
         match slot.filter(|_| against.is_empty()) {
             None => adoption.refused.entry(candidate.name.clone()).or_default().extend(against),

@@ -13,7 +13,7 @@ pub mod context;
 mod culprits;
 mod dependencies;
 mod discovered;
-mod discovery;
+pub(crate) mod discovery;
 pub mod display;
 pub mod facts;
 pub mod gates;

@@ -126,20 +126,20 @@ impl<'a> Taken<'a> {
         if let (Some(host), true) = (spare, holder.ours) {
             return Ok(chosen(host));
         }
-        Err(format!("host port {own} is held by {}", holder.name))
+        Err(in_the_way(own, holder, service))
     }
 
     /// Why the slot cannot be filled even when our own old replica has left it: somebody else holds its name or a port.
     pub fn stranger_in_the_way(&self, project: &str, service: &Service, slot: u32) -> Option<String> {
         let name = service.config.container_name.clone().unwrap_or_else(|| plain_name(project, service, slot));
-        if let Err(reason) = self.unless_stranger(name) {
+        if let Err(reason) = self.unless_stranger(name, service) {
             return Some(reason);
         }
         service.config.ports.iter().find_map(|port| {
             let Published::Range { first, last } = port.published else { return None };
             let own = u16::try_from(u32::from(first) + slot.saturating_sub(1)).ok().filter(|own| *own <= last)?;
             let holder = self.holder(port, own).filter(|holder| !holder.ours)?;
-            Some(format!("host port {own} is held by {}", holder.name))
+            Some(in_the_way(own, holder, service))
         })
     }
 
@@ -161,22 +161,32 @@ impl<'a> Taken<'a> {
             if self.held().names.contains(name) {
                 return Err(format!("the replica that has the name {name} is not removed yet"));
             }
-            return self.unless_stranger(name.clone());
+            return self.unless_stranger(name.clone(), service);
         }
         let plain = plain_name(project, service, slot);
         let free = std::iter::once(plain.clone())
             .chain((2..).map(|number| format!("{plain}-{number}")))
             .find(|name| !self.held().names.contains(name));
-        self.unless_stranger(free.unwrap_or(plain))
+        self.unless_stranger(free.unwrap_or(plain), service)
     }
 
-    fn unless_stranger(&self, name: String) -> Result<String, String> {
+    fn unless_stranger(&self, name: String, service: &Service) -> Result<String, String> {
         if self.held().stranger_names.contains(&name) {
             return Err(format!(
-                "the name {name} is taken by a container that is not ours; remove or rename that container"
+                "the name {name} is taken by a container that is not ours; remove or rename that container, or take it \
+                 over: `reeve adopt {}`",
+                service.name
             ));
         }
         Ok(name)
+    }
+}
+
+fn in_the_way(port: u16, holder: &Holder, service: &Service) -> String {
+    let held = format!("host port {port} is held by {}", holder.name);
+    match holder.ours {
+        true => held,
+        false => format!("{held}; remove it, or take it over: `reeve adopt {}`", service.name),
     }
 }
 

@@ -78,7 +78,11 @@ pub fn left(spec: &Spec, observed: &Observed, now: Timestamp, context: &Context<
                     let own = format!("{}:{}:{port}/{protocol}", context.owner.node, container.name);
                     match registered(&own) {
                         true => Fate::Remove(format!("reeve registers it as {own}")),
-                        false => Fate::Leave(format!("its container is a replica of {}", container.service)),
+                        false => Fate::Leave(format!(
+                            "its container is a replica of {0}, which is not registered as {own}: give the service \
+                             `register` for port {port} in the spec and run `reeve apply` first",
+                            container.service
+                        )),
                     }
                 } else if theirs.is_some() {
                     Fate::Leave(format!("container {name} runs, and discovery does not register this port of it"))

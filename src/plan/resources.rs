@@ -59,8 +59,11 @@ impl<'a> Planner<'a> {
                     self.step(object, Action::Docker(create), "the spec declares it");
                 }
                 Some(seen) if !seen.ours && !wanted.external => {
+                    let prefix = format!("{}_", self.spec.project);
+                    let key = name.strip_prefix(&prefix).unwrap_or(name);
                     let reason = format!(
-                        "a network {name} exists that is not ours; declare it as `external: true` to use it, or give another `name`"
+                        "a network {name} exists that is not ours; to use it, write `networks: {{ {key}: {{ external: true, \
+                         name: {name} }} }}`; else give it another `name`"
                     );
                     self.wait(object, "conflict", reason);
                 }

@@ -196,3 +196,20 @@ fn a_log_is_told_in_one_line_what_is_wrong_where_and_what_to_do() {
     assert_eq!(Diagnostic::of_file("", "no spec file is given").line(), "no spec file is given");
     assert_eq!(Diagnostic::of_file("a.yaml", "it is empty").line(), "a.yaml: it is empty");
 }
+
+#[test]
+fn a_service_that_a_registrator_would_have_registered_and_that_has_no_register_is_told() {
+    let web = "name: shop\nservices:\n  web: { image: x, ports: ['80'], environment: { SERVICE_NAME: nginx } }\n";
+    let told = good(&format!("{web}discovery: {{ containers: all }}\n")).warnings;
+    let [warning] = told.as_slice() else { panic!("{told:?}") };
+    assert!(warning.message.contains("`web` has SERVICE_NAME, and no `register`"), "{warning:?}");
+    assert_eq!(warning.line, 3);
+    for silent in [
+        web.to_owned(),
+        format!("{}discovery: {{ containers: all }}\n", web.replace("SERVICE_NAME: nginx", "SERVICE_IGNORE: 'yes'")),
+        format!("{}discovery: {{ containers: all }}\n", web.replace("image: x", "image: x, register: true")),
+        format!("{}discovery: {{ containers: all }}\n", web.replace("image: x", "image: x, x-register: true")),
+    ] {
+        assert!(good(&silent).warnings.is_empty(), "{silent}");
+    }
+}

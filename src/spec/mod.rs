@@ -40,7 +40,7 @@ pub use credential::mask;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use discovery::Discovery;
 pub use load::{LoadOptions, Loaded, load, load_text, schema};
-pub(crate) use read::words;
+pub(crate) use read::{container_ports, words};
 pub(crate) use shape::pick;
 pub use template::Template;
 pub use upstream::Upstream;

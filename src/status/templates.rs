@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::WaitingStatus;
-use crate::observed::{Dependency, Destination, Observed, View};
+use crate::observed::{Dependency, Destination, Observed, TemplateRecord, TemplateSeen, View};
 use crate::spec::Template;
+use crate::template;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TemplateStatus {
@@ -40,8 +41,11 @@ impl TemplateStatus {
     pub(super) fn of(template: &Template, observed: &Observed, waiting: Vec<WaitingStatus>) -> Self {
         let seen = observed.templates.seen.get(&template.name).and_then(View::known);
         let record = seen.and_then(|seen| seen.record.as_deref());
-        let in_place = seen.zip(record).is_some_and(|(seen, record)| match &seen.destination {
-            Destination::File(file) => file.digest == record.text && record.inputs == seen.inputs,
+        let in_place = seen.is_some_and(|seen| match &seen.destination {
+            Destination::File(file) => {
+                let noted = |record: &TemplateRecord| file.digest == record.text && record.inputs == seen.inputs;
+                record.is_some_and(noted) || renders(template, observed, seen, &file.digest)
+            }
             Destination::Missing | Destination::Other(_) => false,
         });
         let failed = record.and_then(|record| record.failed.as_ref());
@@ -76,4 +80,10 @@ impl TemplateStatus {
             (true, false) => "in place",
         }
     }
+}
+
+/// Whether the data of now give this text. Asked where no record says so: of a file that somebody else has put in place.
+fn renders(template: &Template, observed: &Observed, seen: &TemplateSeen, digest: &str) -> bool {
+    let text = || template::run(template, &observed.templates.answers, seen.changed_at).text;
+    seen.error.is_none() && text().is_ok_and(|text| template::digest(text.as_bytes()) == digest)
 }

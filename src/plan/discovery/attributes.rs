@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-pub(super) const PREFIX: &str = "SERVICE_";
+pub(crate) const PREFIX: &str = "SERVICE_";
 
 /// What is said for one port, by the name without its prefix and port, in lower case.
-pub(super) struct Attributes<'a> {
+pub(crate) struct Attributes<'a> {
     values: BTreeMap<String, Value<'a>>,
 }
 
@@ -40,6 +40,11 @@ impl<'a> Attributes<'a> {
         self.values.get(key).map(|value| value.text).filter(|text| !text.is_empty())
     }
 
+    /// All that is said, by name.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value.text))
+    }
+
     /// It is said for this port alone.
     pub fn own(&self, key: &str) -> bool {
         self.values.get(key).is_some_and(|value| value.own && !value.text.is_empty())
@@ -58,7 +63,7 @@ fn of_port(key: &str) -> Option<(&str, &str)> {
 }
 
 /// Ports that a variable names, `SERVICE_8080_NAME`.
-pub(super) fn named_ports(variables: &BTreeMap<String, String>) -> impl Iterator<Item = u16> + '_ {
+pub(crate) fn named_ports(variables: &BTreeMap<String, String>) -> impl Iterator<Item = u16> + '_ {
     variables.iter().filter(|(_, text)| !text.is_empty()).filter_map(|(name, _)| {
         let key = name.strip_prefix(PREFIX)?.to_ascii_lowercase();
         let (number, rest) = of_port(&key)?;

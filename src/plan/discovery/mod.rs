@@ -4,9 +4,9 @@
 //! port), `naming` (names, ids, tags, metadata), `places` (which address and port), `checks`. Pure, and it knows nothing of
 //! what is registered already: that is the planner's. Where registrator takes a guess, this gives a reason in words.
 
-mod attributes;
+pub(crate) mod attributes;
 mod checks;
-mod naming;
+pub(crate) mod naming;
 mod places;
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ pub(super) fn name(
 }
 
 /// `foo` of `registry:5000/a/foo:1` and of `a/foo@sha256:…`.
-fn base_name(image: &str) -> Result<&str, String> {
+pub(crate) fn base_name(image: &str) -> Result<&str, String> {
     let last = image.rsplit('/').next().unwrap_or_default();
     let base = last.split([':', '@']).next().unwrap_or_default();
     let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -82,7 +82,7 @@ pub(super) fn tags(
 }
 
 /// At each comma that no backslash precedes; `\,` is a comma. What is empty falls away, blanks stay.
-fn split_tags(text: &str) -> Vec<String> {
+pub(crate) fn split_tags(text: &str) -> Vec<String> {
     let mut tags = vec![String::new()];
     let mut letters = text.chars().peekable();
     while let Some(letter) = letters.next() {

@@ -16,6 +16,8 @@ mod templates;
 mod upstreams;
 pub(crate) mod words;
 
+pub(crate) use ports::container_ports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
@@ -196,8 +198,30 @@ pub fn spec(root: &Node, context: &mut Context<'_>) -> Draft {
         }
     }
     draft.discovery = root.get("discovery").and_then(|entry| discovery::read(&entry.value, context));
+    unheard(root, &draft, context);
     templates::read(root, &mut draft, context);
     draft
+}
+
+/// Discovery reads the `SERVICE_*` of containers that are in no spec: whoever moves a service into it would lose its
+/// registration without a word.
+fn unheard(root: &Node, draft: &Draft, context: &mut Context<'_>) {
+    let (Some(_), Some(services)) = (&draft.discovery, root.get("services")) else { return };
+    for entry in services.value.entries() {
+        let Some(drafted) = draft.services.get(&entry.key) else { continue };
+        let config = &drafted.service.config;
+        let mut names = config.environment.keys().chain(config.labels.keys());
+        if !drafted.service.register.is_empty() || entry.value.get("register").is_some() {
+            continue;
+        }
+        if let Some(name) = names.find(|name| name.starts_with("SERVICE_") && *name != "SERVICE_IGNORE") {
+            let service = super::tree::shown(&entry.key);
+            let message = format!("`{service}` has {name}, and no `register`: it is not registered");
+            let help =
+                "discovery takes containers that are in no spec; write `register`, as `reeve import compose` does";
+            context.report.warning(&entry.key_place, message, help);
+        }
+    }
 }
 
 // What readers take from nodes. `None` for what is missing and for what `shape` refused already.

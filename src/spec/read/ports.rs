@@ -1,5 +1,6 @@
 //! Published and exposed ports: Compose's short and long form, ranges, host addresses, protocols.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::super::container::{Port, Protocol, Published};
@@ -119,6 +120,23 @@ fn long(item: &Node, target: &str) -> Result<Vec<Port>, PortProblem> {
     let protocol = text(item, "protocol").map_or(Ok(Protocol::Tcp), parse_protocol)?;
     let host_ip = text(item, "host_ip").filter(|text| !text.is_empty()).map(parse_address).transpose()?;
     combine(target, published, protocol, host_ip)
+}
+
+/// The container ports of an item of `ports` or `expose` as it stands in a file. `plain` makes a text without variables of
+/// one, where it can.
+pub(crate) fn container_ports(
+    item: &Node,
+    plain: &dyn Fn(&str) -> Option<String>,
+) -> Option<BTreeSet<(u16, Protocol)>> {
+    let ports = match item.text() {
+        Some(whole) => short(&plain(whole)?),
+        None => {
+            let target = plain(text(item, "target")?)?;
+            let protocol = text(item, "protocol").unwrap_or("tcp");
+            short(&format!("{target}/{protocol}"))
+        }
+    };
+    Some(ports.ok()?.into_iter().map(|port| (port.target, port.protocol)).collect())
 }
 
 fn combine(
