@@ -148,6 +148,56 @@ fn a_loss_by_our_own_scale_down_is_believed_at_once_and_one_that_nothing_explain
     assert!(!scene.plan().converged(), "and they are still being drained");
 }
 
+const NAMES: &str = "name: shop
+services:
+  gone:
+    image: localhost/web:1
+    deploy: { replicas: 2 }
+    register:
+      - { name: a1, port: 80, address: container }
+      - { name: a2, port: 81, address: container }
+      - { name: a3, port: 82, address: container }
+  stays: { image: localhost/web:1, register: { port: 80, address: container } }
+templates:
+  names: { contents: \"{% for one in services() %}{{ one.Name }} {% endfor %}\", destination: /etc/names }
+  ids: { contents: \"{% for one in node().Services %}{{ one.ID }} {% endfor %}\", destination: /etc/ids }
+";
+
+#[test]
+fn the_names_and_the_ids_of_services_that_leave_with_all_their_containers_are_believed_at_once() {
+    let mut scene = Scene::new(NAMES);
+    scene.look_at_services();
+    scene.apply();
+    assert_eq!(scene.text("names"), "a1 a2 a3 stays ");
+    assert_eq!(scene.text("ids").split_whitespace().count(), 7);
+
+    // The containers run: the catalog is wrong.
+    let mut wrong = Scene { spec: scene.spec.clone(), world: scene.world.clone(), now: scene.now };
+    for answer in std::sync::Arc::make_mut(&mut wrong.world.templates.answers).values_mut().filter_map(View::known_mut)
+    {
+        answer.entries = answer.entries.iter().take(1).cloned().collect();
+        answer.shrunk_at = wrong.now;
+        match &mut answer.data {
+            serde_json::Value::Array(names) => names.truncate(1),
+            node => node["Services"].as_array_mut().expect("a list").truncate(1),
+        }
+    }
+    templates::look(&mut wrong.world, &wrong.spec, wrong.now);
+    assert_eq!(wrong.waits(), [("distrust", Some(10)), ("distrust", Some(10))]);
+
+    let (head, tail) = NAMES.split_once("  gone:").expect("it is there");
+    scene.spec = spec(&format!("{head}{}", &tail[tail.find("  stays:").expect("it is there")..]));
+    // Drained for 10 s, stopped, deregistered.
+    for _ in 0..20 {
+        scene.apply();
+        scene.later(1);
+        scene.look_at_services();
+        assert!(!scene.waits().iter().any(|(kind, _)| *kind == "distrust"), "{:?}", scene.waits());
+    }
+    assert_eq!(scene.text("names"), "stays ", "three of four left, and it was meant");
+    assert_eq!(scene.text("ids").split_whitespace().count(), 1);
+}
+
 #[test]
 fn a_change_and_its_reversal_within_the_wait_write_nothing_and_run_nothing() {
     let more = "    wait: { min: 5s, max: 20s }\n    command: [reload]\n";

@@ -85,8 +85,8 @@ pub struct TemplateRecord {
     pub changed_at: Timestamp,
     /// How many entries each answer had, by the dependency's words.
     pub sizes: BTreeMap<String, usize>,
-    /// The containers of this host behind the entries of an answer, by the dependency's words and the entry: what leaves
-    /// with its container is no sudden loss.
+    /// The containers of this host behind the entries of an answer, by the dependency's words and the entry (several with
+    /// blanks between): what leaves with its containers is no sudden loss.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub own: BTreeMap<String, BTreeMap<String, String>>,
     /// Digest of what stood there before; `None`: nothing did.

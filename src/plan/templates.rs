@@ -5,7 +5,7 @@
 //! one says that it is pending: the mark is in reeve's folder, so a crash in between loses nothing. A template that cannot
 //! be rendered keeps its last good file and holds nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -243,8 +243,9 @@ impl<'a> Planner<'a> {
                 Some(was) => {
                     let own = record.and_then(|record| record.own.get(&name)).into_iter().flatten();
                     let left = own.filter(|(entry, _)| !answer.entries.contains(*entry));
-                    // A container that is seen to be gone, or leaving, explains the loss of its entry, as of an upstream.
-                    let explained = left.filter(|(_, container)| self.container_trouble(container).is_some()).count();
+                    // Containers that are seen to be gone, or leaving, explain the loss of their entry, as of an upstream.
+                    let leave = |one: &str| self.container_trouble(one).is_some();
+                    let explained = left.filter(|(_, containers)| containers.split(' ').all(leave)).count();
                     let lost = was.saturating_sub(is).saturating_sub(explained);
                     lost > 0 && (is == 0 || lost * 100 > *was * share)
                 }
@@ -318,17 +319,28 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The container behind each entry of an answer that we registered: `<Consul's node>/<id of the registration>`.
+    /// The containers behind each entry of an answer that we registered, with blanks between: an entry of `services` is the
+    /// name that several may have.
     fn own_entries(&self, dependency: &Dependency, answer: &Answer) -> BTreeMap<String, String> {
-        let (Dependency::Service { .. }, Some(consul)) = (dependency, self.facts.consul) else {
-            return BTreeMap::new();
+        let Some(consul) = self.facts.consul else { return BTreeMap::new() };
+        let node = &consul.agent.node;
+        let by_id = |id: &str| consul.registrations.get(id).map(|one| one.container.clone());
+        let containers = |entry: &String| match dependency {
+            // `<Consul's node>/<id of the registration>`.
+            Dependency::Service { .. } => {
+                entry.split_once('/').filter(|(at, _)| at == node).and_then(|(_, id)| by_id(id))
+            }
+            Dependency::Node { name, datacenter: None } if name.as_ref().is_none_or(|name| name == node) => {
+                by_id(entry)
+            }
+            Dependency::Services { datacenter: None } => {
+                let named = consul.registrations.values().filter(|one| one.name == *entry);
+                let all: BTreeSet<&str> = named.map(|one| one.container.as_str()).collect();
+                (!all.is_empty()).then(|| all.into_iter().collect::<Vec<_>>().join(" "))
+            }
+            _ => None,
         };
-        let container = |entry: &String| {
-            let (node, id) = entry.split_once('/')?;
-            let registration = consul.registrations.get(id).filter(|_| node == consul.agent.node)?;
-            Some((entry.clone(), registration.container.clone()))
-        };
-        answer.entries.iter().filter_map(container).collect()
+        answer.entries.iter().filter_map(|entry| Some((entry.clone(), containers(entry)?))).collect()
     }
 
     /// The spec has nothing to run any more.

@@ -38,7 +38,9 @@ pub fn look(world: &mut Observed, spec: &Spec, now: Timestamp) {
 
 /// What is registered by now counts: the answers about services are asked for anew.
 pub fn forget_services(world: &mut Observed) {
-    let service = |dependency: &Dependency| matches!(dependency, Dependency::Service { .. });
+    let service = |dependency: &Dependency| {
+        matches!(dependency, Dependency::Service { .. } | Dependency::Services { .. } | Dependency::Node { .. })
+    };
     Arc::make_mut(&mut world.templates.answers).retain(|dependency, _| !service(dependency));
 }
 
@@ -59,10 +61,10 @@ fn unseen(template: &Template) -> TemplateSeen {
 
 /// From what is registered in memory; keys do not exist unless a test says so.
 fn answer(world: &Observed, dependency: &Dependency, now: Timestamp) -> Answer {
+    let node = world.consul.known().map_or("", |consul| consul.agent.node.as_str());
+    let registrations = world.consul.known().into_iter().flat_map(|consul| consul.registrations.values());
     let (data, entries) = match dependency {
         Dependency::Service { name, .. } => {
-            let node = world.consul.known().map_or("", |consul| consul.agent.node.as_str());
-            let registrations = world.consul.known().into_iter().flat_map(|consul| consul.registrations.values());
             let found: BTreeMap<&String, Value> = registrations
                 .filter(|one| one.name == *name)
                 .filter(|one| one.maintenance == Maintenance::Off)
@@ -72,9 +74,16 @@ fn answer(world: &Observed, dependency: &Dependency, now: Timestamp) -> Answer {
             let entries = found.keys().map(|id| format!("{node}/{id}")).collect();
             (found.into_values().collect(), entries)
         }
-        Dependency::Keys { .. } | Dependency::Services { .. } | Dependency::Nodes { .. } | Dependency::Datacenters => {
-            (json!([]), BTreeSet::new())
+        Dependency::Services { .. } => {
+            let names: BTreeSet<String> = registrations.map(|one| one.name.clone()).collect();
+            (names.iter().map(|name| json!({"Name": name, "Tags": []})).collect(), names)
         }
+        Dependency::Node { .. } => {
+            let ids: BTreeSet<String> = registrations.map(|one| one.id.clone()).collect();
+            let services: Value = ids.iter().map(|id| json!({"ID": id})).collect();
+            (json!({"Node": {"Node": node}, "Services": services}), ids)
+        }
+        Dependency::Keys { .. } | Dependency::Nodes { .. } | Dependency::Datacenters => (json!([]), BTreeSet::new()),
         _ => (Value::Null, BTreeSet::new()),
     };
     Answer { data, entries, shrunk_at: now }

@@ -1,13 +1,19 @@
 //! Containers that reeve did not make, in every kind of network, and while Consul is away; and what is told of them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::e2e_discovery::{answers, host_port, id_of, run, run_named, site, spec};
+use crate::e2e_discovery::{answers, host_port, id_of, registered as all_registered, run, run_named, site, spec};
 use crate::support::docker::{STRANGER, docker};
+use crate::support::engine::Engine;
 use crate::support::program::Daemon;
-use crate::support::{Site, check, eventually, http};
+use crate::support::shop::WEB;
+use crate::support::socket::Proxy;
+use crate::support::{Site, check, eventually, http, within};
+
+const LONG: Duration = Duration::from_secs(90);
 
 /// Address, port and tags of a registration.
 fn registered(site: &Site, id: &str) -> Result<(String, u64, Value), String> {
@@ -35,11 +41,11 @@ fn in_the_hosts_network_and_in_anothers_a_container_is_registered_where_it_answe
     let listen = port.to_string();
     let on_the_host =
         ["run", "--detach", "--name", &full, "--label", &label, "--network", "host", "--env", "NAME=host"];
-    docker(&[&on_the_host[..], &["--label", &named, crate::support::shop::WEB, "--listen", &listen]].concat());
+    docker(&[&on_the_host[..], &["--label", &named, WEB, "--listen", &listen]].concat());
     // One owns the network and publishes the port, the other listens there.
     let owner_name = format!("{}-owner", site.project);
     let owner = ["run", "--detach", "--name", &owner_name, "--label", &label, "--publish", "80"];
-    let owner = docker(&[&owner[..], &[crate::support::shop::WEB, "--listen", "8080"]].concat());
+    let owner = docker(&[&owner[..], &[WEB, "--listen", "8080"]].concat());
     let network = format!("container:{owner}");
     let name = format!("SERVICE_NAME={}", site.project);
     run(&site, "inside", &["--network", &network, "--label", &name]);
@@ -168,4 +174,118 @@ fn explain_tells_of_a_discovered_container_and_an_entry_removed_by_hand_is_drift
     daemon.makes_passes(1);
     assert!((daemon.drift("consul") - drift).abs() < f64::EPSILON, "neither is drift");
     http::get(site.listen(), "/").expect("it serves");
+}
+
+/// With an engine whose answers are slow, the event of a start is handled when the container is dead already.
+#[test]
+fn what_dies_as_soon_as_it_has_started_is_not_left_registered() {
+    let mut site = site("di-brief");
+    let path = site.folder().join("docker.sock");
+    site.docker_host = Some(format!("unix://{}", path.display()));
+    site.write_settings();
+    let mut proxy = Proxy::new(&path);
+    proxy.open();
+    run_named(&site, "stays", &[]);
+    let mut daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["stays"]));
+    proxy.slow_down(Duration::from_millis(200));
+    for number in 0..5 {
+        let name = format!("brief{number}");
+        let container = run_named(&site, &name, &[]);
+        docker(&["kill", &container]);
+        // Twice the same container, with another host port.
+        docker(&["start", &container]);
+        docker(&["kill", &container]);
+    }
+    daemon.makes_passes(1);
+    proxy.slow_down(Duration::ZERO);
+    let only_one = || {
+        let ids: BTreeSet<String> = all_registered(&site).into_keys().collect();
+        check(ids == BTreeSet::from([id_of(&site, "stays")]), || format!("{ids:?}"))
+    };
+    eventually("what has died is not registered", only_one);
+    daemon.makes_passes(2);
+    only_one().expect("and it does not come back");
+    answers(&site, &["stays"]).expect("the other one serves");
+    daemon.lives();
+}
+
+/// As when the controller is a container that is made anew: its host's name is another one each time.
+#[test]
+fn on_a_host_of_another_name_the_same_ids_stay_or_are_replaced_without_a_duplicate() {
+    let site = site("di-name");
+    run_named(&site, "one", &[]);
+    run_named(&site, "two", &[]);
+    let apply = |host: &str| site.reeve_renamed(host, &["apply", "--timeout", "60s"]).success();
+    let ids = || -> BTreeSet<String> { all_registered(&site).into_keys().collect() };
+    let fixed = ["", ", ids: registrator, hostname: edge"];
+    for discovery in fixed {
+        site.write_spec(&spec(&site, discovery));
+        apply("first");
+        let before = all_registered(&site);
+        assert_eq!(before.len(), 2, "{before:?}");
+        let plan = site.reeve_renamed("second", &["plan"]).success().stdout;
+        assert!(!plan.contains(&site.project), "{plan}");
+        assert_eq!(all_registered(&site), before, "{discovery}");
+    }
+    // Without a name of its own, registrator's ids begin with the host's: the old ones go.
+    site.write_spec(&spec(&site, ", ids: registrator"));
+    for host in ["first", "second"] {
+        apply(host);
+        let wanted = ["one", "two"].map(|name| format!("{host}:{}-{name}:80", site.project));
+        assert_eq!(ids(), BTreeSet::from(wanted));
+    }
+}
+
+/// Containers that are discovered in an engine of the test's own. Docker chooses their host ports, and chooses anew.
+fn in_own_engine(name: &str, live_restore: bool) -> (Site, Engine, Daemon) {
+    let mut site = Site::new(name);
+    let engine = Engine::start(&site, live_restore);
+    site.docker_host = Some(engine.host());
+    site.more_settings = format!("advertise: {}\nloop: {{ resync: 2s }}\n", engine.address());
+    site.write_settings();
+    let named = format!("SERVICE_NAME={}", site.project);
+    for name in ["one", "two"] {
+        let (full, own) = (format!("{}-{name}", site.project), format!("NAME={name}"));
+        let run = ["--host", &engine.host(), "run", "--detach", "--restart", "always", "--name", &full];
+        docker(&[&run[..], &["--publish", "80", "--label", &named, "--env", &own, WEB]].concat());
+    }
+    let daemon = site.run_until(&spec(&site, ""), |_| answers(&site, &["one", "two"]));
+    (site, engine, daemon)
+}
+
+fn discovered_again(site: &Site, daemon: &mut Daemon) {
+    within(LONG, "both are registered where they answer, and serve", || {
+        daemon.converged()?;
+        let ids: BTreeSet<String> = all_registered(site).into_keys().collect();
+        check(ids == ["one", "two"].map(|name| id_of(site, name)).into(), || format!("{ids:?}"))?;
+        answers(site, &["one", "two"])
+    });
+    daemon.lives();
+}
+
+#[test]
+#[ignore = "long: make test-long"]
+fn a_docker_that_restarts_with_its_containers_has_all_that_was_discovered_registered_again() {
+    let (site, mut engine, mut daemon) = in_own_engine("di-engine", false);
+    for _ in 0..2 {
+        engine.stop();
+        eventually("it says so", || daemon.waits(&["Docker cannot be read"]).map(drop));
+        daemon.makes_passes(1);
+        engine.run();
+        discovered_again(&site, &mut daemon);
+    }
+}
+
+#[test]
+#[ignore = "long: make test-long"]
+fn a_docker_that_is_killed_beside_its_containers_takes_nothing_that_was_discovered_out_of_the_catalog() {
+    let (site, mut engine, mut daemon) = in_own_engine("di-live", true);
+    let (before, loaded) = (all_registered(&site), site.loaded());
+    engine.kill();
+    eventually("it says so", || daemon.waits(&["Docker cannot be read"]).map(drop));
+    daemon.makes_passes(2);
+    assert_eq!((all_registered(&site), site.loaded()), (before.clone(), loaded), "Unknown is not empty");
+    engine.run();
+    discovered_again(&site, &mut daemon);
+    assert_eq!(all_registered(&site), before, "nothing of it was written anew");
 }

@@ -72,7 +72,7 @@ pub(crate) fn id_of(site: &Site, name: &str) -> String {
 
 /// What the agent has of the test's own containers, by id: the daemon registers those of other tests there as well, as long
 /// as they are there.
-fn registered(site: &Site) -> BTreeMap<String, Value> {
+pub(crate) fn registered(site: &Site) -> BTreeMap<String, Value> {
     let all = site.consul().services().into_iter();
     all.filter(|(id, _)| id.contains(&format!(":{}-", site.project))).collect()
 }
@@ -313,7 +313,7 @@ fn an_agent_that_lost_its_state_gets_all_of_it_back_and_nothing_is_unrouted_mean
 }
 
 /// What registrator would have left.
-fn leave(site: &Site, id: &str, port: u16) {
+pub(crate) fn leave(site: &Site, id: &str, port: u16) {
     let body = json!({
         "ID": id, "Name": site.project, "Address": "127.0.0.1", "Port": port, "Tags": [],
         "Check": { "HTTP": format!("http://127.0.0.1:{port}/health"), "Interval": "1s", "Status": "passing" },

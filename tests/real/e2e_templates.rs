@@ -1,7 +1,7 @@
 //! Templates on real servers: from Consul's data to a file and a command, and everything that goes wrong on the way.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -372,4 +372,116 @@ fn a_signal_goes_to_the_running_containers_of_a_service_and_to_no_others() {
     site.reeve(APPLY).success();
     assert_eq!(signalled(&before), ["1 web", "1 web"], "HUP to both replicas");
     holds(&path(&site, "app.conf"), "a 2").expect("the file is in place");
+}
+
+/// Owner, group and mode.
+fn rights(path: &Path) -> (u32, u32, u32) {
+    let data = fs::metadata(path).expect("it is there");
+    (data.uid(), data.gid(), data.mode() & 0o7777)
+}
+
+#[test]
+fn owner_and_mode_of_the_old_file_are_kept_and_those_that_the_template_says_are_kept_up() {
+    let site = site("tpl-own", "");
+    let api = site.agent.api();
+    set(api, "n", 1);
+    let (kept, said) = (path(&site, "kept"), path(&site, "said"));
+    fs::write(&kept, "somebody's\n").expect("written");
+    chown(&kept, Some(12_345), Some(23_456)).expect("tests of real servers run as root");
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o604)).expect("the same");
+    let text = "n {{ key('n') }}";
+    let says = "user: nobody\ngroup: \"23457\"\nperms: \"0640\"";
+    site.write_spec(&spec(&site, &[("kept", text, ""), ("said", text, says)]));
+    let daemon = site.start(&[]);
+    let both = |n: u64| {
+        eventually("both are written", || {
+            holds(&kept, &format!("n {n}")).and_then(|()| holds(&said, &format!("n {n}")))
+        });
+        assert_eq!((rights(&kept), rights(&said)), ((12_345, 23_456, 0o604), (65_534, 23_457, 0o640)));
+    };
+    both(1);
+    set(api, "n", 2);
+    both(2);
+    // What the template says nothing of may be changed by hand, what it says is put right.
+    chown(&kept, Some(12_346), None).expect("changed");
+    chown(&said, Some(0), Some(0)).expect("changed");
+    eventually("it has its owner again", || {
+        let now = rights(&said);
+        check(now == (65_534, 23_457, 0o640), || format!("{now:?}"))
+    });
+    set(api, "n", 3);
+    eventually("the next text is there", || holds(&kept, "n 3"));
+    assert_eq!(rights(&kept), (12_346, 23_456, 0o604));
+    drop(daemon);
+}
+
+/// One transaction: nobody sees what is in between.
+fn transaction(api: Api, operations: &[serde_json::Value]) {
+    let operations: Vec<_> = operations.iter().map(|one| json!({ "Service": one })).collect();
+    api.put("/v1/txn", &json!(operations));
+}
+
+#[test]
+fn the_same_instances_in_another_order_write_no_file_and_cost_no_reload() {
+    let site = site("tpl-order", "");
+    let api = site.agent.api();
+    let service = |id: &str, port: u16| json!({"ID": id, "Service": "web", "Address": "192.0.2.1", "Port": port});
+    let ports = [("a", 81), ("b", 82), ("c", 83)];
+    for (id, port) in ports {
+        api.put("/v1/catalog/register", &json!({"Node": "ext", "Address": "192.0.2.1", "Service": service(id, port)}));
+    }
+    let more = format!("command: {}", counted(&site));
+    let sorted = "{% for one in service('web') | sort(attribute='Port') %}\nserver {{ one.Address }}:{{ one.Port }};\n{% endfor %}";
+    let upstream = format!("upstreams:\n  web: {{ service: web, listen: {} }}\n", site.listen());
+    let spec = spec(&site, &[("in-order", SERVERS, &more), ("sorted", sorted, &more)]);
+    let mut daemon = site.run(&format!("{spec}{upstream}"));
+    let files = ["in-order", "sorted"].map(|name| path(&site, name));
+    let seen = || (site.loaded(), files.clone().map(|file| fs::metadata(file).expect("there").ino()), runs(&site));
+    let before = seen();
+    // b is made anew: it is the last one that Consul has heard of.
+    let named = |verb: &str, service: serde_json::Value| json!({"Verb": verb, "Node": "ext", "Service": service});
+    transaction(api, &[named("delete", service("b", 82)), named("set", service("b", 82))]);
+    daemon.makes_passes(1);
+    assert_eq!(seen(), before);
+    // a and c change places: of the same set, an upstream and a sorted template are the same.
+    transaction(api, &[named("set", service("a", 83)), named("set", service("c", 81))]);
+    eventually("the template in the order of the ids follows", || {
+        let text = text(&files[0]);
+        check(text.find(":83;") < text.find(":81;"), || text.clone())
+    });
+    eventually("it has converged", || daemon.converged());
+    assert_eq!((site.loaded(), fs::metadata(&files[1]).expect("there").ino()), (before.0, before.1[1]));
+    daemon.lives();
+}
+
+#[test]
+fn a_consul_that_begins_to_count_from_the_start_is_followed_without_a_full_pass() {
+    // Nothing but the watch can tell of a change.
+    let mut site = site("tpl-index", "loop: { resync: 1h }\n");
+    let count = |api: Api| -> u64 {
+        set(api, "count", 1);
+        api.get("/v1/kv/count")[0]["ModifyIndex"].as_u64().expect("an index")
+    };
+    let api = site.agent.api();
+    for number in 0..200 {
+        set(api, &format!("fill/{number}"), number);
+    }
+    api.register("web-1", "web", "192.0.2.1", 81);
+    let before = count(api);
+    let text = format!("{SERVERS}\nn {{{{ key_or_default('n', '0') }}}}");
+    let mut daemon = site.run(&spec(&site, &[("app.conf", &text, "")]));
+    let file = path(&site, "app.conf");
+    holds(&file, ":81;").expect("it is written");
+    site.agent.kill();
+    site.agent.start();
+    api.register("web-1", "web", "192.0.2.1", 81);
+    assert!(count(api) < before, "it counts from the start");
+    api.register("web-2", "web", "192.0.2.1", 82);
+    eventually("the second one is in it", || holds(&file, ":82;"));
+    eventually("it has converged", || daemon.converged());
+    for n in 1..4 {
+        set(api, "n", n);
+        eventually("each change is seen", || holds(&file, &format!("n {n}")));
+    }
+    daemon.lives();
 }

@@ -72,6 +72,17 @@ pub fn run(folder: &Path, settings: &Path, arguments: &[&str]) -> Outcome {
     begin(folder, settings, arguments).wait()
 }
 
+/// Runs a command on a host that is called otherwise: in a namespace of its own for that name alone.
+pub fn run_renamed(folder: &Path, settings: &Path, host: &str, arguments: &[&str]) -> Outcome {
+    let plain = program(folder, settings);
+    let mut command = Command::new("unshare");
+    command.current_dir(folder).env_clear().stdin(Stdio::null());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(["--uts", "sh", "-c", "hostname \"$0\" && exec \"$@\"", host]);
+    command.arg(plain.get_program()).args(plain.get_args()).args(arguments);
+    spawn(command, folder, format!("on {host}: reeve {}", arguments.join(" "))).wait()
+}
+
 /// Runs a command that dies after an action: so many actions (`3`), or the first one of a kind (`register`).
 pub fn run_until_crash(folder: &Path, settings: &Path, point: &str, arguments: &[&str]) -> Outcome {
     let mut command = program(folder, settings);

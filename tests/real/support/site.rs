@@ -155,6 +155,11 @@ impl Site {
         program::run(self.folder(), &self.settings(), arguments)
     }
 
+    /// On a host of another name.
+    pub fn reeve_renamed(&self, host: &str, arguments: &[&str]) -> Outcome {
+        program::run_renamed(self.folder(), &self.settings(), host, arguments)
+    }
+
     /// Until it dies after an action; see `program::run_until_crash`. A code of `None`: it has died.
     pub fn reeve_until_crash(&self, point: &str, arguments: &[&str]) -> Outcome {
         program::run_until_crash(self.folder(), &self.settings(), point, arguments)
