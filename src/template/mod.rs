@@ -4,6 +4,7 @@
 //! meaning. Running a template is how its dependencies are found: it records what it asked for, and what of that was not
 //! known yet. nginx's own language is `crate::render`'s; nothing here knows files, Consul or the clock.
 
+mod absent;
 mod collections;
 mod filters;
 mod functions;
@@ -34,6 +35,7 @@ use crate::spec::template::Delimiters;
 use shared::Shared;
 
 /// Names of the functions that templates have, beside minijinja's own.
+pub(crate) use absent::absent;
 pub(crate) use functions::NAMES as FUNCTIONS;
 
 /// Raised when the same template and the same data begin to render another text.
@@ -252,15 +254,8 @@ fn counterpart(name: &str) -> Option<String> {
         });
     }
     let instead = match name {
-        "md5sum" | "hmacSHA256Hex" | "hmac_sha256_hex" => "use sha256_hex",
-        "execute_template" | "executeTemplate" => "use a macro",
-        "plugin" => "no program is run while a template is rendered; make a file of its output and use file()",
-        "write_to_file" | "writeToFile" => "each file is a template of its own",
-        "secret" | "secrets" | "pki_cert" | "pkiCert" => "Vault is not asked; use file() or env()",
-        "connect" | "ca_leaf" | "caLeaf" | "ca_roots" | "caRoots" => "Consul Connect is not asked",
-        "scratch" => "use `{% set %}` and namespace()",
         "no_counterpart" => "`reeve import` did not find any; its comment beside it says why, and what to do",
-        _ => return None,
+        _ => absent(name)?,
     };
     Some(format!("`{name}` has no counterpart here: {instead}"))
 }

@@ -186,7 +186,7 @@ fn what_is_wrong_is_told_with_its_line_and_without_a_secret() {
         ("{{ safe_ls('nothing') }}", &["refuses an empty answer"]),
         ("\n\n{{ servce('web') }}", &["app.conf.j2:3: ", "servce", "did you mean `service`?"]),
         ("{{ 'a' | to_uper }}", &["to_uper", "did you mean `to_upper`?"]),
-        ("{{ 'a' | md5sum }}", &["`md5sum` has no counterpart here: use sha256_hex"]),
+        ("{{ 'a' | md5sum }}", &["`md5sum` has no counterpart here: reeve has no MD5; use `sha256_hex`"]),
         ("{{ keyOrDefault('a', 'b') }}", &["keyOrDefault", "did you mean `key_or_default`?"]),
         ("{{ 'x' | sprig_trunc(5) }}", &["`sprig_trunc` is `| trunc(5)` here"]),
         ("{{ sprig_uuidv4() }}", &["`sprig_uuidv4` has no counterpart here: it gives another value each time"]),
@@ -225,6 +225,21 @@ fn what_is_wrong_is_told_with_its_line_and_without_a_secret() {
             assert!(error.contains(part), "{text}: {error}");
         }
         assert!(!error.contains("hunter2"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_consul_template_has_and_reeve_has_not_names_what_to_do_as_a_function_and_as_a_filter() {
+    for name in absent::names() {
+        let snake: String =
+            name.chars().map(|c| if c.is_uppercase() { format!("_{c}") } else { c.to_string() }).collect();
+        for name in [name.to_owned(), snake.to_lowercase()] {
+            for text in [format!("a\n{{{{ {name}('x') }}}}"), format!("a\n{{{{ 'x' | {name} }}}}")] {
+                let error = render(&text).expect_err(&text);
+                let begin = format!("app.conf.j2:2: `{name}` has no counterpart here: ");
+                assert!(error.starts_with(&begin), "{text}: {error}");
+            }
+        }
     }
 }
 

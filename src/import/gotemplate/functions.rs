@@ -1,9 +1,11 @@
 //! What each function of Go's templates and of consul-template is called in reeve.
 //!
-//! Owns the table, and the calls that are more than another name. A function that is not here has no counterpart.
+//! Owns the table, and the calls that are more than another name. A function that is not here has no counterpart; why is
+//! `crate::template`'s.
 
 use super::code::{Code, Level, Shape};
 use super::sprig;
+use crate::template::absent;
 
 /// Why something cannot be translated, for the person who has to do it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +22,13 @@ enum Target {
     Function(&'static str),
     /// The last argument is what is piped.
     Filter(&'static str),
-    Nothing(&'static str),
 }
 
-use Target::{Filter, Function, Nothing};
+use Target::{Filter, Function};
 
-const VAULT: &str = "reeve reads no Vault; write the secret into a file, and read that with `file`";
-const NOMAD: &str = "reeve reads no Nomad";
-const CONNECT: &str = "reeve has no part in Consul's service mesh";
+/// What [`built_in`] knows, with the right number of arguments.
+const BUILT_IN: &[&str] =
+    &["and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "slice", "print", "in", "loop"];
 
 /// By the name in Go: the counterpart, and the least and most arguments.
 const TABLE: &[(&str, Target, usize, usize)] = &[
@@ -97,35 +98,6 @@ const TABLE: &[(&str, Target, usize, usize)] = &[
     ("minimum", Filter("minimum"), 2, 2),
     ("maximum", Filter("maximum"), 2, 2),
     ("len", Filter("length"), 1, 1),
-    ("md5sum", Nothing("reeve has no MD5; use `sha256_hex`"), 0, 32),
-    ("hmacSHA256Hex", Nothing("reeve makes no signatures"), 0, 32),
-    ("secret", Nothing(VAULT), 0, 32),
-    ("secrets", Nothing(VAULT), 0, 32),
-    ("pkiCert", Nothing(VAULT), 0, 32),
-    ("nomadServices", Nothing(NOMAD), 0, 32),
-    ("nomadService", Nothing(NOMAD), 0, 32),
-    ("nomadVar", Nothing(NOMAD), 0, 32),
-    ("nomadVarList", Nothing(NOMAD), 0, 32),
-    ("nomadVarListSafe", Nothing(NOMAD), 0, 32),
-    ("nomadVarExists", Nothing(NOMAD), 0, 32),
-    ("connect", Nothing(CONNECT), 0, 32),
-    ("caRoots", Nothing(CONNECT), 0, 32),
-    ("caLeaf", Nothing(CONNECT), 0, 32),
-    ("partitions", Nothing("reeve reads one partition, the agent's"), 0, 32),
-    ("peerings", Nothing("reeve reads no peerings"), 0, 32),
-    ("exportedServices", Nothing("reeve reads no exported services"), 0, 32),
-    ("plugin", Nothing("templates start no programs; write the result into a key or a file"), 0, 32),
-    ("writeToFile", Nothing("a template writes its own destination only; make the file a template of its own"), 0, 32),
-    ("scratch", Nothing("use `{% set … %}`, or `namespace()` for what a loop changes"), 0, 32),
-    ("explodeMap", Nothing("use `parse_json` of one key"), 0, 32),
-    ("mergeMap", Nothing("read both maps, one after the other"), 0, 32),
-    ("mergeMapWithOverride", Nothing("read both maps, one after the other"), 0, 32),
-    ("splitToMap", Nothing("use `split`, and a loop"), 0, 32),
-    ("sockaddr", Nothing("write the address, or read it with `env`"), 0, 32),
-    ("html", Nothing("the output is no web page"), 0, 32),
-    ("js", Nothing("use `to_json`"), 0, 32),
-    ("urlquery", Nothing("templates have nothing that encodes a URL"), 0, 32),
-    ("call", Nothing("templates hold no functions as values"), 0, 32),
 ];
 
 /// The call of a function.
@@ -139,13 +111,10 @@ pub fn call(name: &str, arguments: &[Code]) -> Result<Code, Missing> {
     let Some((_, target, least, most)) = TABLE.iter().find(|(known, ..)| *known == name) else {
         return match name.split_once('_') {
             Some(("sprig", of_sprig)) => sprig::call(of_sprig, arguments),
-            Some(("spew", _)) => Missing::new("print the value with `to_json`"),
-            _ => Missing::new("neither Go nor consul-template has such a function"),
+            _ if BUILT_IN.contains(&name) => Missing::new(format!("not with {} arguments", arguments.len())),
+            _ => Missing::new(absent(name).unwrap_or("neither Go nor consul-template has such a function")),
         };
     };
-    if let Nothing(reason) = target {
-        return Missing::new(*reason);
-    }
     if arguments.len() < *least || arguments.len() > *most {
         let number = if least == most { format!("{least}") } else { format!("{least} to {most}") };
         return Missing::new(format!("it takes {number} arguments, and got {}", arguments.len()));
@@ -154,7 +123,6 @@ pub fn call(name: &str, arguments: &[Code]) -> Result<Code, Missing> {
     Ok(match (target, arguments) {
         (Filter(to), [rest @ .., last]) => last.filter(to, rest, shape),
         (Function(to) | Filter(to), _) => Code::call(to, arguments, shape),
-        (Nothing(reason), _) => return Missing::new(*reason),
     })
 }
 
@@ -227,6 +195,8 @@ fn built_in(name: &str, arguments: &[Code]) -> Result<Option<Code>, Missing> {
             parts.push(Code::literal("\n"));
             Code::joined("~", Level::Concat, &parts)
         }
+        // Of consul-template's library for debugging.
+        (name, _) if name.starts_with("spew_") => return Missing::new("print the value with `to_json`"),
         ("in", [list, value]) => Code::joined("in", Level::Compare, &[value.clone(), list.clone()]),
         ("loop", [to]) => {
             Code::call("loop_range", &[Code::atom("0", Shape::Number), to.clone()], Shape::list(Shape::Number))
@@ -352,7 +322,6 @@ mod tests {
             let call = match target {
                 Function(name) => format!("{name}()"),
                 Filter(name) => format!("1 | {name}"),
-                Nothing(_) => continue,
             };
             text.push_str(&format!("  {name}: {{ contents: \"{{{{ {call} }}}}\", destination: /etc/{name} }}\n"));
         }
@@ -361,6 +330,32 @@ mod tests {
         for template in spec.templates.values() {
             let error = template::run(template, &Arc::default(), Timestamp::UNIX_EPOCH).text.err().unwrap_or_default();
             assert!(!error.contains("unknown") && !error.contains("no counterpart"), "{}: {error}", template.name);
+        }
+    }
+
+    /// All of consul-template's: none is dropped in silence, and none is an unknown one.
+    #[test]
+    fn each_function_of_consul_template_has_a_counterpart_or_a_reason() {
+        let all = "datacenters file key keyExists keyExistsGet keyOrDefault ls safeLs node nodes peerings exportedServices \
+                   partitions secret secrets service connect services tree safeTree caRoots caLeaf pkiCert nomadServices \
+                   nomadService nomadVarList nomadVarListSafe nomadVar nomadVarExists scratch base64Decode base64Encode \
+                   base64URLDecode base64URLEncode byKey byPort byTag byMeta contains containsAll containsAny containsNone \
+                   containsNotAll env mustEnv envOrDefault executeTemplate explode explodeMap mergeMap mergeMapWithOverride \
+                   in indent loop join trim trimPrefix trimSuffix trimSpace parseBool parseFloat parseInt parseJSON \
+                   parseUint parseYAML plugin regexReplaceAll regexMatch replaceAll sha256Hex md5sum hmacSHA256Hex timestamp \
+                   toLower toJSON toJSONPretty toUnescapedJSON toUnescapedJSONPretty toTitle toTOML toUpper toYAML split \
+                   splitToMap sockaddr writeToFile add subtract multiply divide modulo minimum maximum spew_dump \
+                   spew_sdump spew_printf spew_sprintf and or not eq ne lt le gt ge index slice print println printf len \
+                   html js urlquery call";
+        let argument = || Code::atom("x", Shape::Unknown);
+        for name in all.split_whitespace() {
+            let calls: Vec<_> = (0..=3).map(|count| call(name, &vec![argument(); count])).collect();
+            let reasons: Vec<&str> = calls.iter().filter_map(|call| Some(call.as_ref().err()?.0.as_str())).collect();
+            assert!(!reasons.iter().any(|reason| reason.contains("has such a function")), "{name}: {reasons:?}");
+            assert!(
+                calls.iter().any(Result::is_ok) || absent(name).is_some() || name.contains('_'),
+                "{name}: {reasons:?}"
+            );
         }
     }
 }
