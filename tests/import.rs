@@ -248,6 +248,7 @@ fn settings_of_consul_template_become_templates_and_show_no_secret() {
     assert!(!text.contains("b1gs33cr3t") && !text.contains("hunter2"), "{text}");
     compare("cases/full.txt", &text);
     compare("cases/json.txt", &outcome(from_settings("cases", &named(&["app.json"]))));
+    compare("cases/exec.txt", &outcome(from_settings("cases", &named(&["exec.hcl"]))));
     let flags = "-once -wait=2s:6s -consul-token b1gs33cr3t -vault-addr https://vault.example \
                  -template hosts.ctmpl:/etc/app/hosts -config app.json -log-level debug";
     let given = Given { words: flags.split_whitespace().map(str::to_owned).collect(), ..Given::default() };

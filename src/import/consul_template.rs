@@ -300,16 +300,28 @@ impl<'a> Importer<'a> {
                 }
                 "contents" if !value.is_empty() => template.contents = Some((value, place)),
                 "destination" => template.destination = Some(value).filter(|value| !value.is_empty()),
-                "command" => match &entry.value.kind {
-                    Kind::List(words) => {
-                        let words: Vec<String> = words.iter().filter_map(Value::text).map(yaml::escape).collect();
-                        if !words.is_empty() {
-                            template.lines.push(format!("command: {}", command_list(&words, timeout)));
-                        }
+                "command" => {
+                    template.lines.extend(command(&entry.value, timeout).map(|line| format!("command: {line}")));
+                }
+                "exec" => {
+                    let field = |name: &str| entry.value.entries().iter().find(|one| one.key == name);
+                    let timeout = field("timeout").and_then(|one| one.value.text()).or(timeout);
+                    let line = field("command").and_then(|one| command(&one.value, timeout));
+                    if field("enabled").and_then(|one| one.value.boolean()) != Some(false) {
+                        template.lines.extend(line.map(|line| format!("command: {line}")));
                     }
-                    _ if value.is_empty() => {}
-                    _ => template.lines.push(format!("command: {}", command_text(&value, timeout))),
-                },
+                    let known = ["command", "timeout", "enabled"];
+                    for other in entry.value.entries().iter().filter(|one| !known.contains(&one.key.as_str())) {
+                        let place = Place::new(source, other.key_range.clone());
+                        let name = format!("exec.{}", other.key);
+                        self.template_gap(
+                            &mut template,
+                            &place,
+                            &name,
+                            "a command here has its words and a timeout alone",
+                        );
+                    }
+                }
                 "perms" => template.lines.push(format!("perms: {}", yaml::quoted(&value))),
                 "user" | "group" if !value.is_empty() => {
                     template.lines.push(format!("{key}: {}", yaml::scalar(&value)))
@@ -327,9 +339,6 @@ impl<'a> Importer<'a> {
                 }
                 "create_dest_dirs" if entry.value.boolean() == Some(false) => {
                     self.template_gap(&mut template, &place, key, "reeve always makes the destination's folder");
-                }
-                "exec" => {
-                    self.template_gap(&mut template, &place, key, "reeve starts no program of its own; use `command`")
                 }
                 "sandbox_path" if !value.is_empty() => {
                     self.template_gap(&mut template, &place, key, "`file` reads wherever reeve may");
@@ -501,6 +510,17 @@ fn name(path: Option<&str>) -> String {
     let fits = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
     let name: String = base.chars().map(|letter| if fits(letter) { letter } else { '-' }).collect();
     if name.is_empty() { "template".to_owned() } else { name }
+}
+
+/// A list of words, or a text.
+fn command(value: &Value, timeout: Option<&str>) -> Option<String> {
+    match &value.kind {
+        Kind::List(words) => {
+            let words: Vec<String> = words.iter().filter_map(Value::text).map(yaml::escape).collect();
+            (!words.is_empty()).then(|| command_list(&words, timeout))
+        }
+        _ => value.text().filter(|text| !text.is_empty()).map(|text| command_text(text, timeout)),
+    }
 }
 
 /// consul-template gave a text with blanks to a shell. Here a shell is asked for only when the text needs one.
