@@ -7,6 +7,7 @@ mod docker;
 mod e2e_absent;
 mod e2e_adopt;
 mod e2e_apply;
+mod e2e_cases;
 mod e2e_changes;
 mod e2e_cluster;
 mod e2e_controller;
