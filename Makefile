@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo demo-down test test-long explore bench lint
+.PHONY: help build demo demo-down test test-long explore bench soak lint
 
 # One step of a longer run: a banner, the time it took, and which step it was when it fails.
 define stage
@@ -53,7 +53,16 @@ lint: ## format and lints alone
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-bench: ## the pure part's figures (criterion); nginx's own balancer beside the one in Lua (needs wrk and nginx's Lua module)
-	@manifests/demo/toolchain.sh
-	cargo bench --locked --bench plan
-	cargo bench --locked --bench balancer
+bench: ## figures: from a change to its traffic, many containers, a large catalog, a burst; the pure part (criterion); the balancer in Lua (needs wrk)
+	$(call stage,toolchain,manifests/demo/toolchain.sh)
+	$(call stage,servers,manifests/demo/servers.sh)
+	$(call stage,images,manifests/demo/images.sh)
+	$(call stage,on real servers,cargo bench --locked --bench real)
+	$(call stage,the pure part,cargo bench --locked --bench plan)
+	$(call stage,the balancer in Lua,cargo bench --locked --bench balancer)
+
+soak: ## 20,000 changes of all kinds within an hour (SOAK=5m for fewer): is what the daemon holds flat at the end?
+	$(call stage,toolchain,manifests/demo/toolchain.sh)
+	$(call stage,servers,manifests/demo/servers.sh)
+	$(call stage,images,manifests/demo/images.sh)
+	$(call stage,soak,cargo bench --locked --bench real -- soak $(or $(SOAK),60m))

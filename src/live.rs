@@ -64,8 +64,8 @@ impl Live {
             NginxMode::Off => None,
         };
         Ok(Self {
-            docker: Docker::new(&settings.docker, owner.clone()),
-            consul: Consul::new(&settings.consul, owner.clone())?,
+            docker: Docker::new(&settings.docker, owner.clone(), settings.loop_.resync),
+            consul: Consul::new(&settings.consul, owner.clone())?.that_reads_everything_after(settings.loop_.resync),
             nginx,
             directory: Directory::new(settings.directory.clone(), owner.clone()),
             templates: Templates::new(settings, owner.clone()),

@@ -165,8 +165,11 @@ impl Controller {
             Ok(()) | Err(ActionError::Conflict(_) | ActionError::Refused(_)) => true,
             Err(ActionError::Transient(_) | ActionError::Permanent(_)) => false,
         });
-        if progressed {
-            self.trigger.wake(WakeSource::OwnWrite, Timestamp::now());
+        // After a reload, what came meanwhile is waited for as ever: in a burst each pass would be a reload.
+        match (progressed, reloaded) {
+            (true, false) => self.trigger.go_on(),
+            (true, true) => self.trigger.wake(WakeSource::OwnWrite, Timestamp::now()),
+            (false, _) => {}
         }
     }
 

@@ -18,6 +18,8 @@ struct State {
     last: Option<Instant>,
     changed_at: Option<Timestamp>,
     sources: BTreeSet<WakeSource>,
+    /// Nothing is waited for.
+    at_once: bool,
 }
 
 /// Shared by everything that wakes, and the one loop that waits.
@@ -51,6 +53,13 @@ impl Trigger {
         self.notify.notify_one();
     }
 
+    /// The last pass did something, and what follows from that waits for nobody: the next pass is due at once, whatever else
+    /// comes meanwhile.
+    pub fn go_on(&self) {
+        self.lock().at_once = true;
+        self.wake(WakeSource::OwnWrite, Timestamp::now());
+    }
+
     /// `report` hears of every wake-up, for metrics.
     pub fn handle(&self, report: Arc<dyn Fn(WakeSource) + Send + Sync>) -> Wake {
         let trigger = self.clone();
@@ -67,6 +76,7 @@ impl Trigger {
             let due = {
                 let state = self.lock();
                 match (state.first, state.last) {
+                    (Some(first), Some(_)) if state.at_once => Some(first),
                     (Some(first), Some(last)) => {
                         let leading = first.duration_since(last_pass.min(first)) >= quiet && first == last;
                         Some(if leading { first } else { (last + quiet).min(first + max_wait) })
@@ -124,6 +134,21 @@ mod tests {
         let woken = tokio::time::timeout(Duration::from_millis(500), waited).await.expect("it fires at once");
         assert_eq!(woken.changed_at, Some(Timestamp::UNIX_EPOCH));
         assert_eq!(woken.sources, BTreeSet::from([WakeSource::DockerEvent]));
+    }
+
+    #[tokio::test]
+    async fn what_follows_from_our_own_doing_waits_for_no_quiet() {
+        let trigger = Trigger::default();
+        trigger.wake(WakeSource::ConsulChange, Timestamp::UNIX_EPOCH);
+        trigger.go_on();
+        let waited = trigger.wait(Instant::now(), Duration::from_secs(60), Duration::from_secs(60), far());
+        let woken = tokio::time::timeout(Duration::from_secs(20), waited).await.expect("it fires at once");
+        assert!(woken.sources.contains(&WakeSource::ConsulChange), "what came meanwhile is taken along");
+        let soon = Instant::now() + QUIET;
+        trigger.wake(WakeSource::ConsulChange, Timestamp::UNIX_EPOCH);
+        let waited = trigger.wait(Instant::now(), Duration::from_secs(60), Duration::from_secs(60), soon);
+        assert!(waited.await.sources.contains(&WakeSource::ConsulChange));
+        assert!(Instant::now() >= soon, "the next one waits again");
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ mod e2e_load;
 mod e2e_lua;
 mod e2e_rollout;
 mod e2e_routes;
+mod e2e_scale;
 mod e2e_strangers;
 mod e2e_templates;
 mod e2e_templates_rounds;

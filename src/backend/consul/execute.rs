@@ -39,6 +39,21 @@ fn subject(action: &ConsulAction) -> String {
     }
 }
 
+/// The registration that it is about, and its service when the action names it.
+fn written(action: &ConsulAction) -> (&str, Option<&str>) {
+    match action {
+        ConsulAction::Register(wanted) | ConsulAction::Adopt(wanted) => (&wanted.id, Some(&wanted.name)),
+        ConsulAction::RemoveUnmarked { id }
+        | ConsulAction::Drain { id, .. }
+        | ConsulAction::LiftDrain { id }
+        | ConsulAction::StartDrainClock { id, .. }
+        | ConsulAction::StopDrainClock { id }
+        | ConsulAction::Deregister { id }
+        | ConsulAction::SetHealth { id, .. } => (id, None),
+        ConsulAction::RemoveCheck { check } => (check, None),
+    }
+}
+
 /// A record of the agent, with its checks by id.
 struct Record {
     service: Service,
@@ -60,6 +75,14 @@ impl Consul {
     /// `Conflict`: the record is gone, somebody else's, or not in the state that the action needs. `Permanent`: Consul
     /// refuses it (with its own text), or the token may not (with the permission that it needs). `Transient`: all else.
     pub async fn execute(&self, action: &ConsulAction) -> Result<(), ActionError> {
+        let result = self.execute_within_the_limit(action).await;
+        // The next look may come before the watch tells.
+        let (id, name) = written(action);
+        self.keeping(|memory| memory.wrote(id, name));
+        result
+    }
+
+    async fn execute_within_the_limit(&self, action: &ConsulAction) -> Result<(), ActionError> {
         // Cut off between two requests is as good as a crash: every order of them is safe.
         let Ok(result) = tokio::time::timeout(LIMIT, self.execute_unlimited(action)).await else {
             return Err(ActionError::Transient(format!(

@@ -2,7 +2,7 @@
 //!
 //! - `http`: address, TLS, token, limits, failures in words
 //! - `wire`: Consul's JSON, and the way to `observed`'s words
-//! - `view`: one look at the agent and the catalog
+//! - `view`: one look at the agent and the catalog; `kept`, `again`: at what has changed alone
 //! - `answers`: what templates ask for
 //! - `memory`: since when something is so, between two looks
 //! - `execute`: what an action does
@@ -13,11 +13,13 @@
 //! reads the record that it is about. reeve never deregisters a node, and never sends `replace-existing-checks`, which
 //! lifts maintenance.
 
+mod again;
 mod answers;
 mod execute;
 #[cfg(test)]
 mod fake;
 mod http;
+mod kept;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::observed::Dependency;
 use crate::settings::ConsulSettings;
@@ -35,12 +38,19 @@ use crate::world::ViewError;
 
 pub(super) use http::chain;
 
+const RELIST: Duration = Duration::from_secs(30);
+
 /// The local agent. Clones share connections and memory.
 #[derive(Clone)]
 pub struct Consul {
     client: http::Client,
     owner: Arc<Owner>,
     memory: Arc<Mutex<memory::Memory>>,
+    kept: Arc<Mutex<kept::Memory>>,
+    /// Looks wait for each other: an older one must not overwrite what a newer one keeps.
+    looking: Arc<tokio::sync::Mutex<()>>,
+    /// Everything is read again after so long.
+    relist: Duration,
     /// Names of the Consul services under which ours are registered, from the last view: the watches follow them.
     own_names: tokio::sync::watch::Sender<BTreeSet<String>>,
     /// What templates asked for in the last view: the watches follow it, too.
@@ -57,9 +67,23 @@ impl Consul {
             client: http::Client::new(settings)?,
             owner: Arc::new(owner),
             memory: Arc::default(),
+            kept: Arc::default(),
+            looking: Arc::default(),
+            relist: RELIST,
             own_names: tokio::sync::watch::Sender::default(),
             asked: tokio::sync::watch::Sender::default(),
         })
+    }
+
+    /// How long a look may go by what has changed alone, while everything that matters is watched.
+    pub fn that_reads_everything_after(mut self, relist: Duration) -> Self {
+        self.relist = relist;
+        self
+    }
+
+    fn keeping<T>(&self, work: impl FnOnce(&mut kept::Memory) -> T) -> T {
+        // As below.
+        work(&mut self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     fn remembering<T>(&self, work: impl FnOnce(&mut memory::Memory) -> T) -> T {

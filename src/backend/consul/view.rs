@@ -1,4 +1,4 @@
-//! One look at the agent and the catalog.
+//! One look at the agent and the catalog: at everything, or at what has changed alone (`kept` says which, `again` does it).
 //!
 //! The agent's part must be readable, or the whole view fails. The catalog's part needs a leader: without one, its
 //! queries are Unknown and the agent's part is Known. Lists that are only shown (nodes, names of services) are empty when
@@ -11,7 +11,9 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use super::Consul;
+use super::again::missing_of;
 use super::http::{Failure, Request};
+use super::kept::Kept;
 use super::memory::Memory;
 use super::wire::{self, AgentSelf, AutopilotHealth, CatalogNode, Check, Entry, NodeServices, Service};
 use crate::observed::{self, Catalog, Interest, Node, Registration, View};
@@ -20,11 +22,11 @@ use crate::world::ViewError;
 
 /// The agent answers from its memory. With `CATALOG_LIMIT` below `observed::VIEW_TIMEOUT`: a slow catalog must not make
 /// the agent's part Unknown.
-const AGENT_LIMIT: Duration = Duration::from_secs(4);
+pub(super) const AGENT_LIMIT: Duration = Duration::from_secs(4);
 /// The catalog is asked over the network; a server without a leader holds a request for 7 s before it gives up.
-const CATALOG_LIMIT: Duration = Duration::from_secs(4);
+pub(super) const CATALOG_LIMIT: Duration = Duration::from_secs(4);
 /// Queries that are asked at the same time.
-const QUERIES_AT_ONCE: usize = 12;
+pub(super) const QUERIES_AT_ONCE: usize = 12;
 
 /// What the catalog part is made of.
 struct FromCatalog {
@@ -41,6 +43,7 @@ impl Consul {
     /// # Errors
     /// The agent cannot be read: the complete reason, with Consul's own words.
     pub async fn view(&self, interest: &Interest) -> Result<observed::Consul, ViewError> {
+        let _one_at_a_time = self.looking.lock().await;
         let view = self.look(interest).await;
         if view.is_err() {
             self.remembering(Memory::unreachable);
@@ -49,18 +52,46 @@ impl Consul {
     }
 
     async fn look(&self, interest: &Interest) -> Result<observed::Consul, ViewError> {
-        let (me, services, checks, leader, peers) = tokio::join!(
-            self.client.json::<AgentSelf>(Request::get(&["v1", "agent", "self"], AGENT_LIMIT)),
-            self.client.json::<BTreeMap<String, Service>>(Request::get(&["v1", "agent", "services"], AGENT_LIMIT)),
-            self.client.json::<BTreeMap<String, Check>>(Request::get(&["v1", "agent", "checks"], AGENT_LIMIT)),
+        let now = Instant::now();
+        let begun = self.keeping(|memory| memory.begin(&interest.catalog, self.relist, now));
+        let (leader, peers) = tokio::join!(
             self.leader(AGENT_LIMIT),
             self.client.json::<Vec<String>>(Request::get(&["v1", "status", "peers"], AGENT_LIMIT)),
         );
+        let peers = peers.map(|answer| answer.value).unwrap_or_default();
+        if let (Some((kept, marks)), Ok(leader)) = (begun.kept, &leader) {
+            let (kept, failure_tolerance) = tokio::join!(self.renew(kept, marks), self.failure_tolerance());
+            if let Some(kept) = kept {
+                let unsynced = self.remembering(|memory| memory.unsynced(kept.missing.clone(), Timestamp::now()));
+                self.keeping(|memory| memory.end(begun.since, kept.clone()));
+                return Ok(self.seen(kept, Some(leader.clone()), peers, failure_tolerance, unsynced));
+            }
+        }
+        self.look_at_everything(interest, leader, peers, begun.since).await
+    }
+
+    async fn look_at_everything(
+        &self,
+        interest: &Interest,
+        leader: Result<String, String>,
+        peers: Vec<String>,
+        since: u64,
+    ) -> Result<observed::Consul, ViewError> {
+        let at = Instant::now();
+        let (me, services, checks) = tokio::join!(
+            self.client.json::<AgentSelf>(Request::get(&["v1", "agent", "self"], AGENT_LIMIT)),
+            self.client.json::<BTreeMap<String, Service>>(Request::get(&["v1", "agent", "services"], AGENT_LIMIT)),
+            self.client.json::<BTreeMap<String, Check>>(Request::get(&["v1", "agent", "checks"], AGENT_LIMIT)),
+        );
         let agent = me?.value.agent();
         let (registrations, strangers) = self.divide(services?.value, &checks?.value);
-        let peers = peers.map(|answer| answer.value).unwrap_or_default();
 
         self.remembering(|memory| memory.keep_only(&interest.catalog));
+        // Before the queries: what changes in between is then read once more.
+        let digests = match self.keeping(|memory| memory.watches_whole_catalog()) && leader.is_ok() {
+            true => self.digests().await.ok(),
+            false => None,
+        };
         let (catalog, failure_tolerance) = match &leader {
             Ok(_) => {
                 let catalog = self.catalog(&agent, &registrations, &interest.catalog);
@@ -68,10 +99,38 @@ impl Consul {
             }
             Err(reason) => (self.without_leader(reason, &interest.catalog), Some(0)),
         };
-        let unsynced = self.remembering(|memory| match catalog.missing {
-            Some(missing) => memory.unsynced(missing, Timestamp::now()),
+        let certain = leader.is_ok() && catalog.missing.is_some();
+        let unsynced = self.remembering(|memory| match &catalog.missing {
+            Some(missing) => memory.unsynced(missing.clone(), Timestamp::now()),
             None => memory.still_unsynced(|id| registrations.contains_key(id)),
         });
+        let kept = Kept {
+            at,
+            asked: interest.catalog.clone(),
+            agent,
+            registrations,
+            strangers,
+            nodes: catalog.nodes,
+            services: catalog.services,
+            missing: catalog.missing.unwrap_or_default(),
+            queries: catalog.queries,
+            digests,
+        };
+        if certain {
+            self.keeping(|memory| memory.end(since, kept.clone()));
+        }
+        Ok(self.seen(kept, leader.ok(), peers, failure_tolerance, unsynced))
+    }
+
+    fn seen(
+        &self,
+        kept: Kept,
+        leader: Option<String>,
+        peers: Vec<String>,
+        failure_tolerance: Option<u32>,
+        unsynced: BTreeMap<String, Timestamp>,
+    ) -> observed::Consul {
+        let Kept { agent, registrations, strangers, nodes, services, queries, .. } = kept;
         let failing =
             registrations.values().filter(|registration| registration.failing().is_some()).map(|one| one.id.clone());
         let failing = self.remembering(|memory| memory.failing(failing.collect(), Timestamp::now()));
@@ -81,19 +140,19 @@ impl Consul {
             *known = names;
             changed
         });
-        Ok(observed::Consul {
+        observed::Consul {
             agent,
-            leader: leader.ok(),
+            leader,
             peers,
             failure_tolerance,
-            nodes: catalog.nodes,
-            services: catalog.services,
+            nodes,
+            services,
             registrations,
             strangers,
-            catalog: catalog.queries,
+            catalog: queries,
             unsynced,
             failing,
-        })
+        }
     }
 
     /// `address:port` of the leader, or in words why there is none.
@@ -107,7 +166,7 @@ impl Consul {
     }
 
     /// Ours, and all others, of what the agent has.
-    fn divide(
+    pub(super) fn divide(
         &self,
         services: BTreeMap<String, Service>,
         checks: &BTreeMap<String, Check>,
@@ -202,8 +261,6 @@ impl Consul {
         Ok(nodes)
     }
 
-    /// Our registrations of which the catalog does not know, or knows something older. An agent syncs what it was told
-    /// before it answers, so this lasts only when it cannot.
     async fn missing(
         &self,
         node: &str,
@@ -219,16 +276,7 @@ impl Consul {
             .value
             .unwrap_or_default()
             .services;
-        Ok(registrations
-            .values()
-            .filter(|ours| {
-                known.get(&ours.id).is_none_or(|theirs| {
-                    let theirs = theirs.clone().registration(&[], None);
-                    (&theirs.address, theirs.port, &theirs.container) != (&ours.address, ours.port, &ours.container)
-                })
-            })
-            .map(|registration| registration.id.clone())
-            .collect())
+        Ok(missing_of(registrations, &known))
     }
 
     async fn queries(&self, queries: &BTreeSet<CatalogQuery>) -> BTreeMap<CatalogQuery, View<Catalog>> {
@@ -237,7 +285,7 @@ impl Consul {
         futures_util::stream::iter(asked).buffer_unordered(QUERIES_AT_ONCE).collect().await
     }
 
-    async fn query(&self, query: CatalogQuery, started: Instant) -> (CatalogQuery, View<Catalog>) {
+    pub(super) async fn query(&self, query: CatalogQuery, started: Instant) -> (CatalogQuery, View<Catalog>) {
         if let Some(view) = self.remembering(|memory| memory.resting(&query, Instant::now())) {
             return (query, view);
         }

@@ -47,7 +47,7 @@ const LEADER_LIMIT: Duration = Duration::from_secs(2);
 
 /// One thing that is watched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+pub(super) enum Key {
     Service {
         name: String,
         datacenter: Option<String>,
@@ -134,7 +134,7 @@ impl Consul {
             });
             for key in wanted {
                 if let Slot::Vacant(free) = running.entry(key) {
-                    let task = tasks.spawn(watch_one(self.client.clone(), free.key().clone(), wake.clone()));
+                    let task = tasks.spawn(watch_one(self.clone(), free.key().clone(), wake.clone()));
                     keys_of.insert(task.id(), free.key().clone());
                     free.insert(task);
                 }
@@ -216,7 +216,21 @@ fn keys(interest: &Interest, own: &BTreeSet<String>, asked: &BTreeSet<Dependency
     keys
 }
 
-async fn watch_one(client: Client, key: Key, wake: impl Fn()) {
+/// What it watches is believed no more when it ends.
+struct Watching<'a> {
+    consul: &'a Consul,
+    key: &'a Key,
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.consul.keeping(|memory| memory.watch_ended(self.key));
+    }
+}
+
+async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
+    let client = &consul.client;
+    let watching = Watching { consul: &consul, key: &key };
     let pause = match key {
         Key::Service { .. } | Key::Keys { .. } => PAUSE,
         Key::Services { .. } | Key::Nodes { .. } | Key::Node { .. } => LIST_PAUSE,
@@ -229,10 +243,11 @@ async fn watch_one(client: Client, key: Key, wake: impl Fn()) {
     loop {
         let wait = WAIT.mul_f64(0.9 + 0.2 * fastrand::f64());
         let asked = Instant::now();
-        match facts_of(&client, &key, index, wait).await {
+        match facts_of(client, &key, index, wait).await {
             Ok((next, now)) => {
                 let news = facts.replace(now) != Some(now);
                 if news || failures > 0 {
+                    consul.keeping(|memory| memory.heard(watching.key));
                     wake();
                 }
                 failures = 0;
@@ -243,6 +258,7 @@ async fn watch_one(client: Client, key: Key, wake: impl Fn()) {
                 tokio::time::sleep(rest).await;
             }
             Err(failure) => {
+                consul.keeping(|memory| memory.watch_ended(watching.key));
                 if failures == 0 {
                     tracing::debug!(%failure, "a watch on Consul failed");
                     wake();

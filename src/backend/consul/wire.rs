@@ -193,6 +193,8 @@ pub(super) struct Check {
     pub output: String,
     #[serde(rename = "ServiceID")]
     pub service_id: String,
+    /// Empty: a check of the node.
+    pub service_name: String,
     /// `http`, `tcp`, `grpc`, `ttl`, `maintenance`.
     #[serde(rename = "Type")]
     pub kind: String,
@@ -241,6 +243,21 @@ pub(super) struct CatalogNode {
 pub(super) struct NodeServices {
     #[serde(deserialize_with = "nullable")]
     pub services: BTreeMap<String, Service>,
+}
+
+/// The same, as far as it tells what has changed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Counted {
+    #[serde(deserialize_with = "nullable")]
+    pub services: BTreeMap<String, CountedService>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct CountedService {
+    pub service: String,
+    pub modify_index: u64,
 }
 
 /// One instance in `/v1/health/service/…`.

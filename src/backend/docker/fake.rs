@@ -11,6 +11,10 @@ use super::Docker;
 use crate::settings::DockerSettings;
 use crate::spec::Owner;
 
+const HANG_UP: &str = "hang up";
+/// No test lasts so long.
+const RELIST: std::time::Duration = std::time::Duration::from_secs(600);
+
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     Answer(u16, String),
@@ -38,6 +42,8 @@ struct Script {
     /// By the start of `GET /v1.41/containers/json?all=1`; the longest that fits.
     replies: BTreeMap<String, Reply>,
     requests: Vec<String>,
+    /// What every open stream goes on with.
+    emitted: Vec<String>,
     /// Of the requests that carried one.
     credentials: Vec<String>,
 }
@@ -82,6 +88,25 @@ impl FakeEngine {
         self.lock().replies.insert(start.to_owned(), reply);
     }
 
+    /// Sends a line on every stream that stays open.
+    pub(super) fn emit(&self, line: &str) {
+        self.lock().emitted.push(format!("{}\n", line.replace('\n', "")));
+    }
+
+    /// Ends every stream that stays open.
+    pub(super) fn hang_up(&self) {
+        self.emit(HANG_UP);
+    }
+
+    pub(super) fn forget_requests(&self) {
+        self.lock().requests.clear();
+    }
+
+    /// All of them, as they came.
+    pub(super) fn requests(&self) -> Vec<String> {
+        self.lock().requests.clone()
+    }
+
     /// The socket stays, and nobody answers on it.
     pub(super) async fn stop_serving(&self) {
         self.server.abort();
@@ -111,10 +136,14 @@ impl FakeEngine {
     }
 
     pub(super) fn docker(&self) -> Docker {
+        self.docker_that_lists_again_after(RELIST)
+    }
+
+    pub(super) fn docker_that_lists_again_after(&self, relist: std::time::Duration) -> Docker {
         let host = format!("unix://{}", self.socket.display());
         let config = self.socket.parent().map(std::path::Path::to_owned);
         let settings = DockerSettings { host, cert_path: None, config };
-        Docker::new(&settings, Owner { project: "shop".to_owned(), node: "edge-1".to_owned() })
+        Docker::new(&settings, Owner { project: "shop".to_owned(), node: "edge-1".to_owned() }, relist)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Script> {
@@ -165,8 +194,26 @@ async fn serve(stream: UnixStream, script: Arc<Mutex<Script>>) {
         Reply::HangUp => return,
         Reply::Stream { lines, stays } => (format!("HTTP/1.1 200 x\r\nConnection: close\r\n\r\n{lines}"), stays),
     };
-    if stream.write_all(text.as_bytes()).await.is_ok() && stays {
-        // Until the other side hangs up.
-        let _bytes = stream.read(&mut [0; 16]).await;
+    let mut sent = script.lock().unwrap_or_else(PoisonError::into_inner).emitted.len();
+    if stream.write_all(text.as_bytes()).await.is_err() || !stays {
+        return;
+    }
+    let mut bytes = [0; 16];
+    loop {
+        tokio::select! {
+            // Until the other side hangs up.
+            _ = stream.read(&mut bytes) => return,
+            () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {}
+        }
+        let lines: Vec<String> = {
+            let script = script.lock().unwrap_or_else(PoisonError::into_inner);
+            script.emitted.iter().skip(sent).cloned().collect()
+        };
+        sent += lines.len();
+        for line in lines {
+            if line.trim() == HANG_UP || stream.write_all(line.as_bytes()).await.is_err() {
+                return;
+            }
+        }
     }
 }

@@ -1,26 +1,38 @@
-//! What earlier passes inspected, and when it may still be believed.
+//! What earlier looks read, and when it may still be believed.
 //!
-//! An inspect is remembered only while the event stream is open, and only under the list entry that it belongs to: the
-//! list's status text tells for how long a container has been up, so a restart whose event was lost is seen there as
-//! well. Losing this memory costs calls, never truth.
+//! While the event stream is open, a look reads again only what an event or our own write has marked (`dirty`): what it
+//! costs does not grow with what there is. Everything is listed anew at the start, after the stream broke, after any
+//! error, when the interest is another one, and again and again after a while: what was missed all the same is seen then.
+//! An inspect is remembered under the list entry that it belongs to: the list's status text tells for how long a container
+//! has been up, so a restart whose event was lost is seen by the next list as well. Losing this memory costs calls, never
+//! truth.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
+use std::time::{Duration, Instant};
 
+use super::dirty::{Change, Dirty};
 use super::stops::{Stops, Way};
-use super::wire::Listed;
-use crate::observed::{Container, ContainerState, Discovered, Health};
+use super::wire::{self, Listed};
+use crate::observed::{Container, ContainerState, Discovered, Health, ImageSeen, Interest};
+
+/// What a failing probe says changes without an event. It is for people: so often, and for so many in one look, it is read
+/// again.
+const RESTLESS_AFTER: Duration = Duration::from_secs(1);
+const RESTLESS_AT_ONCE: usize = 8;
 
 #[derive(Default)]
 pub(super) struct Memory {
     streaming: bool,
-    /// Counts events, so that an inspect that began before an event is not stored after it.
+    /// Counts events and our own writes, so that what was read before one of them is not believed after it.
     clock: u64,
     /// When the stream was last opened: what was seen before may have changed unnoticed.
     opened: u64,
     entries: BTreeMap<String, Entry>,
-    spoiled: BTreeMap<String, u64>,
+    /// Everything, as of the last look. `None`: the next look has to list.
+    whole: Option<Whole>,
+    dirty: Dirty,
     /// Our containers, and those that discovery looks at, as of the last view; `None`: no view yet.
     own: Option<BTreeSet<String>>,
     /// The last view looked for containers that are not ours.
@@ -32,8 +44,50 @@ pub(super) struct Memory {
     pub(super) adopted: BTreeSet<String>,
 }
 
+/// What the engine has, raw: what becomes of it depends on the interest.
+#[derive(Debug, Clone)]
+pub(super) struct Whole {
+    pub(super) scope: Scope,
+    /// When the lists were asked for.
+    pub(super) listed_at: Instant,
+    /// Every container by id, as a list or a later inspect tells.
+    pub(super) containers: BTreeMap<String, Listed>,
+    /// By id: older engines allow two of one name.
+    pub(super) networks: BTreeMap<String, wire::Network>,
+    pub(super) volumes: BTreeMap<String, wire::Volume>,
+    pub(super) images: BTreeMap<String, ImageSeen>,
+}
+
+/// As much of an interest as a look at the engine depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Scope {
+    networks: BTreeSet<String>,
+    volumes: BTreeSet<String>,
+    pub(super) images: BTreeSet<String>,
+    discovery: bool,
+    adopted: BTreeSet<String>,
+}
+
+impl Scope {
+    pub(super) fn of(interest: &Interest) -> Self {
+        Self {
+            networks: interest.networks.clone(),
+            volumes: interest.volumes.clone(),
+            images: interest.images.clone(),
+            discovery: interest.discovery,
+            adopted: interest.adopted.keys().cloned().collect(),
+        }
+    }
+}
+
 struct Entry {
+    /// Digest of the list entry.
     listed: u64,
+    /// The list entry would show that it has changed.
+    lasting: bool,
+    /// What it says of itself changes without an event: the words of its last probe.
+    restless: bool,
+    at: Instant,
     seen: Seen,
 }
 
@@ -44,58 +98,109 @@ enum Seen {
     Other(Box<Discovered>),
 }
 
+/// How a look came to the entries of the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The engine has just listed everything: an earlier inspect is believed while the list says the same.
+    Whole,
+    /// What has changed was read anew: all the rest is as it was.
+    Part,
+}
+
 impl Memory {
-    pub(super) fn clock(&self) -> u64 {
-        self.clock
+    /// A look begins: the clock, and what was known with what has changed since, when that is enough. It is taken out, so
+    /// that a look that fails or is cut off is followed by one that lists.
+    pub(super) fn begin(
+        &mut self,
+        scope: &Scope,
+        relist: Duration,
+        now: Instant,
+    ) -> (u64, Option<(Whole, Vec<Change>)>) {
+        let whole = self.whole.take().filter(|whole| {
+            self.streaming && whole.scope == *scope && now.saturating_duration_since(whole.listed_at) < relist
+        });
+        let part = whole.zip(self.dirty.changes()).map(|(whole, mut changes)| {
+            changes.extend(self.restless(now));
+            (whole, changes)
+        });
+        (self.clock, part)
+    }
+
+    /// A few of those whose words change without an event, the oldest first.
+    fn restless(&self, now: Instant) -> impl Iterator<Item = Change> + use<> {
+        let due = |entry: &Entry| entry.restless && now.saturating_duration_since(entry.at) >= RESTLESS_AFTER;
+        let mut due: Vec<_> = self.entries.iter().filter(|(_, one)| due(one)).map(|(id, one)| (one.at, id)).collect();
+        due.sort_unstable();
+        let due: Vec<_> = due.into_iter().take(RESTLESS_AT_ONCE).map(|(_, id)| Change::Container(id.clone())).collect();
+        due.into_iter()
+    }
+
+    /// A look that began at `since` has ended well. `whole`: what it saw, if nothing of that is in doubt. `own`: what is
+    /// not among these any more is forgotten.
+    pub(super) fn end(&mut self, since: u64, whole: Option<Whole>, own: BTreeSet<String>) {
+        self.entries.retain(|id, _| own.contains(id));
+        self.stops.retain(|id| own.contains(id));
+        self.own = Some(own);
+        self.whole = whole.filter(|_| self.streaming && self.opened <= since);
+        self.dirty.seen(since);
     }
 
     /// What an earlier inspect said, if nothing speaks against it.
-    pub(super) fn recall(&self, listed: &Listed) -> Option<Container> {
-        match self.entry(listed)? {
+    pub(super) fn recall(&self, listed: &Listed, look: Look) -> Option<Container> {
+        match self.entry(listed, look)? {
             Seen::Own(container) => Some(Container::clone(container)),
             Seen::Other(_) => None,
         }
     }
 
     /// The same for a container that is not ours.
-    pub(super) fn recall_other(&self, listed: &Listed) -> Option<Discovered> {
-        match self.entry(listed)? {
+    pub(super) fn recall_other(&self, listed: &Listed, look: Look) -> Option<Discovered> {
+        match self.entry(listed, look)? {
             Seen::Own(_) => None,
             Seen::Other(container) => Some(Discovered::clone(container)),
         }
     }
 
-    fn entry(&self, listed: &Listed) -> Option<&Seen> {
+    fn entry(&self, listed: &Listed, look: Look) -> Option<&Seen> {
         let entry = self.entries.get(&listed.id)?;
-        (self.streaming && entry.listed == fingerprint(listed)).then_some(&entry.seen)
+        let good = match look {
+            Look::Whole => entry.lasting && entry.listed == fingerprint(listed),
+            Look::Part => true,
+        };
+        (self.streaming && good).then_some(&entry.seen)
     }
 
-    /// `since`: the clock before the list was read.
+    /// `since`: the clock before the look began.
     pub(super) fn store(&mut self, listed: &Listed, container: &Container, since: u64) {
-        let lasting = lasting(listed, &container.state, &container.health);
-        self.put(listed, Seen::Own(Box::new(container.clone())), lasting, since);
+        let restless = restless(&container.state, &container.health);
+        self.put(listed, Seen::Own(Box::new(container.clone())), restless, since);
     }
 
     pub(super) fn store_other(&mut self, listed: &Listed, container: &Discovered, way: Way, since: u64) {
         self.stops.learn(&listed.id, way);
-        let lasting = lasting(listed, &container.state, &container.health);
-        self.put(listed, Seen::Other(Box::new(container.clone())), lasting, since);
+        let restless = restless(&container.state, &container.health);
+        self.put(listed, Seen::Other(Box::new(container.clone())), restless, since);
     }
 
-    fn put(&mut self, listed: &Listed, seen: Seen, lasting: bool, since: u64) {
-        let spoiled = self.spoiled.get(&listed.id).copied().unwrap_or_default();
-        if !self.streaming || spoiled > since || self.opened > since || !lasting {
+    fn put(&mut self, listed: &Listed, seen: Seen, restless: bool, since: u64) {
+        let spoiled = self.dirty.container(&listed.id).unwrap_or_default();
+        if !self.streaming || spoiled > since || self.opened > since {
             self.entries.remove(&listed.id);
             return;
         }
-        self.entries.insert(listed.id.clone(), Entry { listed: fingerprint(listed), seen });
+        // Not while the status counts seconds: a container that restarted just now looks as it did.
+        let lasting = !restless && !listed.status.is_empty() && !listed.status.contains("second");
+        let entry = Entry { listed: fingerprint(listed), lasting, restless, at: Instant::now(), seen };
+        self.entries.insert(listed.id.clone(), entry);
     }
 
-    /// An event says that this container changed.
-    pub(super) fn spoil(&mut self, id: &str) {
+    /// An event, or our own write, says that this has to be read again.
+    pub(super) fn spoil(&mut self, change: Change) {
         self.clock += 1;
-        self.spoiled.insert(id.to_owned(), self.clock);
-        self.entries.remove(id);
+        if let Change::Container(id) = &change {
+            self.entries.remove(id);
+        }
+        self.dirty.mark(change, self.clock);
     }
 
     pub(super) fn stream(&mut self, open: bool) {
@@ -103,15 +208,9 @@ impl Memory {
         self.opened = self.clock;
         self.streaming = open;
         self.entries.clear();
-        self.spoiled.clear();
-    }
-
-    /// After a view: what is gone is forgotten.
-    pub(super) fn retain(&mut self, own: BTreeSet<String>) {
-        self.entries.retain(|id, _| own.contains(id));
-        self.spoiled.retain(|id, _| own.contains(id));
-        self.stops.retain(|id| own.contains(id));
-        self.own = Some(own);
+        self.whole = None;
+        // What is read from now on is later than all that was marked.
+        self.dirty.seen(self.clock);
     }
 
     /// Could this container be ours? Yes while nothing was seen yet.
@@ -133,9 +232,8 @@ fn fingerprint(listed: &Listed) -> u64 {
     hasher.finish()
 }
 
-/// Does the list entry tell enough to notice that the inspect has become stale? Not while the status counts seconds (a
-/// container that restarted just now looks as it did), nor while the text of a probe matters.
-fn lasting(listed: &Listed, state: &ContainerState, health: &Health) -> bool {
+/// Does it change without an event?
+fn restless(state: &ContainerState, health: &Health) -> bool {
     let settled = match health {
         Health::None | Health::Healthy => true,
         Health::Starting | Health::Unhealthy(_) => false,
@@ -147,7 +245,7 @@ fn lasting(listed: &Listed, state: &ContainerState, health: &Health) -> bool {
         | ContainerState::Removing
         | ContainerState::Dead => false,
     };
-    settled && steady && !listed.status.contains("second")
+    !(settled && steady)
 }
 
 #[cfg(test)]
@@ -192,39 +290,39 @@ mod tests {
     #[test]
     fn an_inspect_is_believed_while_the_list_says_the_same() {
         let mut memory = streaming();
-        memory.store(&listed("Up 2 hours"), &container(), memory.clock());
-        assert!(memory.recall(&listed("Up 2 hours")).is_some());
-        assert!(memory.recall(&listed("Up 3 hours")).is_none());
+        memory.store(&listed("Up 2 hours"), &container(), memory.clock);
+        assert!(memory.recall(&listed("Up 2 hours"), Look::Whole).is_some());
+        assert!(memory.recall(&listed("Up 3 hours"), Look::Whole).is_none());
     }
 
     #[test]
     fn an_inspect_is_not_believed_without_an_event_stream() {
         let mut memory = Memory::default();
-        memory.store(&listed("Up 2 hours"), &container(), memory.clock());
-        assert!(memory.recall(&listed("Up 2 hours")).is_none());
+        memory.store(&listed("Up 2 hours"), &container(), memory.clock);
+        assert!(memory.recall(&listed("Up 2 hours"), Look::Whole).is_none());
         let mut memory = streaming();
-        memory.store(&listed("Up 2 hours"), &container(), memory.clock());
+        memory.store(&listed("Up 2 hours"), &container(), memory.clock);
         memory.stream(false);
         memory.stream(true);
-        assert!(memory.recall(&listed("Up 2 hours")).is_none());
+        assert!(memory.recall(&listed("Up 2 hours"), Look::Whole).is_none());
     }
 
     #[test]
     fn an_event_during_an_inspect_makes_it_worthless() {
         let mut memory = streaming();
-        let before = memory.clock();
-        memory.spoil("a");
+        let before = memory.clock;
+        memory.spoil(Change::Container("a".to_owned()));
         memory.store(&listed("Up 2 hours"), &container(), before);
-        assert!(memory.recall(&listed("Up 2 hours")).is_none());
+        assert!(memory.recall(&listed("Up 2 hours"), Look::Whole).is_none());
     }
 
     #[test]
     fn a_young_container_is_inspected_every_time() {
         let mut memory = streaming();
-        memory.store(&listed("Up 4 seconds"), &container(), memory.clock());
-        assert!(memory.recall(&listed("Up 4 seconds")).is_none());
+        memory.store(&listed("Up 4 seconds"), &container(), memory.clock);
+        assert!(memory.recall(&listed("Up 4 seconds"), Look::Whole).is_none());
         let unhealthy = Container { health: Health::Unhealthy("no".to_owned()), ..container() };
-        memory.store(&listed("Up 2 hours (unhealthy)"), &unhealthy, memory.clock());
-        assert!(memory.recall(&listed("Up 2 hours (unhealthy)")).is_none());
+        memory.store(&listed("Up 2 hours (unhealthy)"), &unhealthy, memory.clock);
+        assert!(memory.recall(&listed("Up 2 hours (unhealthy)"), Look::Whole).is_none());
     }
 }

@@ -5,7 +5,7 @@
 //! worthwhile (`watch`).
 //!
 //! - `connection`, `error`: the way to the engine, limits, what can go wrong
-//! - `wire`, `view`, `memory`: reading
+//! - `wire`, `convert`, `view`, `memory`, `dirty`: reading
 //! - `execute`, `containers`, `create`, `mounts`, `pull`, `credentials`: changing
 //! - `watch`, `stops`: events
 //! - `adoptable`: containers that somebody else made, compared with what the spec says
@@ -14,8 +14,10 @@
 mod adoptable;
 mod connection;
 mod containers;
+mod convert;
 mod create;
 mod credentials;
+mod dirty;
 mod error;
 mod execute;
 mod labels;
@@ -32,6 +34,8 @@ mod wire;
 mod fake;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod parts;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,6 +68,10 @@ pub struct Docker {
 struct Inner {
     link: Link,
     memory: Mutex<Memory>,
+    /// Looks wait for each other.
+    looking: tokio::sync::Mutex<()>,
+    /// Everything is listed again after so long.
+    relist: Duration,
     owner: Owner,
     /// `project@node`.
     mark: String,
@@ -72,11 +80,14 @@ struct Inner {
 }
 
 impl Docker {
-    /// Connects nobody: the first call does, and again after the engine was away.
-    pub fn new(settings: &DockerSettings, owner: Owner) -> Self {
+    /// Connects nobody: the first call does, and again after the engine was away. `relist`: how long a look may go by what
+    /// has changed alone, while the engine's events are followed.
+    pub fn new(settings: &DockerSettings, owner: Owner, relist: Duration) -> Self {
         let inner = Inner {
             link: Link::new(settings),
             memory: Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
+            relist,
             mark: owner.to_string(),
             owner,
             config: settings.config.clone(),
@@ -87,8 +98,9 @@ impl Docker {
     /// Everything of the engine that matters for this interest. Ends within `VIEW_TIMEOUT`. An error means that nothing
     /// is known, never that nothing is there.
     pub async fn view(&self, interest: &Interest) -> Result<observed::Docker, ViewError> {
-        let Inner { link, memory, mark, .. } = &*self.inner;
-        view::Viewer { link, memory, mark }.view(interest).await
+        let Inner { link, memory, mark, looking, relist, .. } = &*self.inner;
+        let _one_at_a_time = looking.lock().await;
+        view::Viewer { link, memory, mark, relist: *relist }.view(interest).await
     }
 
     /// Every container without a mark, compared with what the spec says of the service.
@@ -102,15 +114,18 @@ impl Docker {
 
     /// Does one action. Doing it again is harmless.
     pub async fn execute(&self, action: &DockerAction) -> Result<(), ActionError> {
-        let Inner { link, owner, mark, config, memory } = &*self.inner;
+        let Inner { link, owner, mark, config, memory, .. } = &*self.inner;
         let adopted = memory.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone();
         let executor = execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted };
-        executor.execute(action).await
+        let result = executor.execute(action).await;
+        // The next look may come before the engine's event of it.
+        memory.lock().unwrap_or_else(PoisonError::into_inner).spoil(dirty::of_action(action));
+        result
     }
 
     /// Sends a signal (`HUP`) to one of our containers. One that is gone, or does not run, needs none: success.
     pub async fn signal(&self, id: &str, name: &str, signal: &str) -> Result<(), ActionError> {
-        let Inner { link, owner, mark, config, memory } = &*self.inner;
+        let Inner { link, owner, mark, config, memory, .. } = &*self.inner;
         let adopted = memory.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone();
         let executor = execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted };
         executor.signal_container(id, name, signal).await

@@ -1,26 +1,28 @@
 //! Reading the engine into `observed::Docker`.
 //!
-//! One list of everything says what there is; our containers are inspected when the list or an event says that they
+//! A look lists everything, or reads only what has changed since the last one (`memory` says which): it is the same
+//! function of what is then known. Our containers are inspected when the list, an event or a write of ours says that they
 //! changed. A container that the list names is never left out because its inspect failed: it would look as if it were
 //! gone. The list's own words stand in for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use super::connection::Link;
+use super::convert::{discovered, from_inspect, from_list, stranger};
+use super::dirty::{Change, same_reference};
 use super::error::Fault;
 use super::labels::{self, Marks};
-use super::memory::Memory;
+use super::memory::{Look, Memory, Scope, Whole};
 use super::names;
 use super::stops::Way;
 use super::wire::{self, Inspected, Listed};
 use crate::observed::{
-    Container, ContainerState, Discovered, Docker, Health, ImageSeen, Interest, NetworkSeen, Stranger, Trouble,
-    VIEW_TIMEOUT, VolumeSeen,
+    Container, ContainerState, Discovered, Docker, ImageSeen, Interest, NetworkSeen, VIEW_TIMEOUT, VolumeSeen,
 };
 use crate::world::ViewError;
 
@@ -31,39 +33,47 @@ const LIST_LIMIT: Duration = Duration::from_secs(8);
 const INSPECT_LIMIT: Duration = Duration::from_secs(3);
 /// Inspects under way at once.
 const INSPECTS: usize = 8;
-/// Characters of a failed probe's output that are kept.
-const OUTPUT: usize = 500;
 
 pub(super) struct Viewer<'a> {
     pub(super) link: &'a Link,
     pub(super) memory: &'a Mutex<Memory>,
     /// `project@node`.
     pub(super) mark: &'a str,
+    /// Everything is listed again after so long.
+    pub(super) relist: Duration,
+}
+
+/// A look under way.
+struct Begun<'a> {
+    interest: &'a Interest,
+    look: Look,
+    /// The clock when it began.
+    since: u64,
+    /// Inspects that this look has made already, by id.
+    fresh: BTreeMap<String, Inspected>,
 }
 
 impl Viewer<'_> {
+    /// One at a time, or an older look could overwrite what a newer one remembers.
     pub(super) async fn view(&self, interest: &Interest) -> Result<Docker, ViewError> {
         let work = async {
             let connection = self.link.connection().await.map_err(|fault| self.error("connect", &fault))?;
-            let since = self.memory().clock();
-            let (listed, networks, volumes, images) = tokio::try_join!(
-                self.containers(),
-                self.networks(interest),
-                self.volumes(interest),
-                self.images(interest)
-            )?;
-            let mut docker = Docker { api_version: connection.engine.to_string(), ..Docker::default() };
-            docker.volumes = volumes;
-            docker.images = images;
-            docker.networks = networks;
-            count_attached(&mut docker.networks, &listed);
+            let now = Instant::now();
+            let scope = Scope::of(interest);
+            let (since, part) = self.memory().begin(&scope, self.relist, now);
+            let begun = |look, fresh| Begun { interest, look, since, fresh };
+            let version = connection.engine.to_string();
+            if let Some((mut whole, changes)) = part
+                && let Some(fresh) = self.renew(&mut whole, &changes).await?
+                && let Some(docker) = self.docker(whole, begun(Look::Part, fresh), &version).await?
             {
-                let mut memory = self.memory();
-                memory.adopted = interest.adopted.keys().cloned().collect();
-                memory.discovers = interest.discovery;
+                return Ok(docker);
             }
-            self.sort_containers(listed, since, interest, &mut docker).await?;
-            Ok(docker)
+            let (containers, networks, volumes, images) =
+                tokio::try_join!(self.containers(), self.networks(), self.volumes(interest), self.images(interest))?;
+            let whole = Whole { scope, listed_at: now, containers, networks, volumes, images };
+            let docker = self.docker(whole, begun(Look::Whole, BTreeMap::new()), &version).await?;
+            docker.ok_or_else(|| self.error("read everything", &Fault::Broken("nothing came of it".to_owned())))
         };
         let late = |_| Err(self.error("read everything", &Fault::Late(VIEW_LIMIT)));
         tokio::time::timeout(VIEW_LIMIT, work).await.unwrap_or_else(late)
@@ -77,22 +87,58 @@ impl Viewer<'_> {
         ViewError(format!("docker at {}: {what}: {fault}", self.link.host()))
     }
 
-    async fn containers(&self) -> Result<Vec<Listed>, ViewError> {
+    /// What is known, as the interest wants to see it. `None`: not all of it can be read one by one.
+    async fn docker(&self, mut whole: Whole, begun: Begun<'_>, version: &str) -> Result<Option<Docker>, ViewError> {
+        let interest = begun.interest;
+        let mut docker = Docker { api_version: version.to_owned(), ..Docker::default() };
+        docker.volumes = self.volumes_seen(&whole, interest);
+        docker.images.clone_from(&whole.images);
+        docker.networks = self.networks_seen(&whole, interest);
+        {
+            let mut memory = self.memory();
+            memory.adopted = interest.adopted.keys().cloned().collect();
+            memory.discovers = interest.discovery;
+        }
+        let (look, since) = (begun.look, begun.since);
+        let (own, certain) = self.sort_containers(&mut whole, begun, &mut docker).await?;
+        if look == Look::Part && !certain {
+            return Ok(None);
+        }
+        count_attached(&mut docker.networks, whole.containers.values());
+        let mut memory = self.memory();
+        memory.end(since, certain.then_some(whole), own);
+        let now = Timestamp::now();
+        for container in docker.discovered.values_mut() {
+            container.stopping = memory.stops.told(&container.id, &container.state, now);
+        }
+        Ok(Some(docker))
+    }
+
+    async fn containers(&self) -> Result<BTreeMap<String, Listed>, ViewError> {
         let text = self.link.get(LIST_LIMIT, "/containers/json?all=1").await;
         let list = text.and_then(|text| wire::lenient_list::<Listed>(&text, Listed::IDENTITY));
-        let mut list = list.map_err(|fault| self.error("list containers", &fault))?;
+        let list = list.map_err(|fault| self.error("list containers", &fault))?;
         if list.iter().any(|listed| listed.id.is_empty()) {
             return Err(self.error("list containers", &Fault::Broken("an entry has no id".to_owned())));
         }
-        list.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(list)
+        Ok(list.into_iter().map(|listed| (listed.id.clone(), listed)).collect())
     }
 
-    async fn networks(&self, interest: &Interest) -> Result<BTreeMap<String, NetworkSeen>, ViewError> {
-        let text = self.link.get(LIST_LIMIT, "/networks").await;
-        let list = text.and_then(|text| wire::lenient_list::<wire::Network>(&text, wire::Network::IDENTITY));
+    async fn networks(&self) -> Result<BTreeMap<String, wire::Network>, ViewError> {
+        let list = self.networks_by("").await.map_err(|fault| self.error("list networks", &fault))?;
+        Ok(list.into_iter().map(|network| (network.id.clone(), network)).collect())
+    }
+
+    /// `query`: nothing, or a filter. An engine that tells of one network by its id tells all of its containers, too; the
+    /// list does not.
+    async fn networks_by(&self, query: &str) -> Result<Vec<wire::Network>, Fault> {
+        let text = self.link.get(LIST_LIMIT, &format!("/networks{query}")).await?;
+        wire::lenient_list(&text, wire::Network::IDENTITY)
+    }
+
+    fn networks_seen(&self, whole: &Whole, interest: &Interest) -> BTreeMap<String, NetworkSeen> {
         let mut seen: BTreeMap<String, NetworkSeen> = BTreeMap::new();
-        for network in list.map_err(|fault| self.error("list networks", &fault))? {
+        for network in whole.networks.values() {
             let ours = network.labels.get(labels::OWNER).is_some_and(|owner| owner == self.mark);
             if !ours && !interest.networks.contains(&network.name) {
                 continue;
@@ -106,7 +152,7 @@ impl Viewer<'_> {
                 let network = NetworkSeen {
                     gateway: network.gateway(),
                     config: network.labels.get(labels::CONFIG).filter(|_| ours).cloned(),
-                    id: network.id,
+                    id: network.id.clone(),
                     name: network.name.clone(),
                     ours,
                     attached: 0,
@@ -114,26 +160,45 @@ impl Viewer<'_> {
                 seen.insert(network.name.clone(), network);
             }
         }
-        Ok(seen)
+        seen
     }
 
-    async fn volumes(&self, interest: &Interest) -> Result<BTreeMap<String, VolumeSeen>, ViewError> {
+    async fn volumes(&self, interest: &Interest) -> Result<BTreeMap<String, wire::Volume>, ViewError> {
         let answer: Result<wire::Volumes, Fault> = self.link.read(LIST_LIMIT, "/volumes").await;
         let volumes = answer.map_err(|fault| self.error("list volumes", &fault))?.volumes;
-        let seen = volumes.into_iter().filter_map(|volume| {
-            let ours = volume.labels.get(labels::OWNER).is_some_and(|owner| owner == self.mark);
-            (ours || interest.volumes.contains(&volume.name)).then(|| {
-                let config = volume.labels.get(labels::CONFIG).filter(|_| ours).cloned();
-                (volume.name.clone(), VolumeSeen { name: volume.name, ours, config })
-            })
+        let relevant = volumes.into_iter().filter(|volume| self.relevant(volume, interest));
+        Ok(relevant.map(|volume| (volume.name.clone(), volume)).collect())
+    }
+
+    fn owns(&self, volume: &wire::Volume) -> bool {
+        volume.labels.get(labels::OWNER).is_some_and(|owner| owner == self.mark)
+    }
+
+    fn relevant(&self, volume: &wire::Volume, interest: &Interest) -> bool {
+        self.owns(volume) || interest.volumes.contains(&volume.name)
+    }
+
+    fn volumes_seen(&self, whole: &Whole, interest: &Interest) -> BTreeMap<String, VolumeSeen> {
+        let relevant = whole.volumes.values().filter(|volume| self.relevant(volume, interest));
+        let seen = relevant.map(|volume| {
+            let ours = self.owns(volume);
+            let config = volume.labels.get(labels::CONFIG).filter(|_| ours).cloned();
+            (volume.name.clone(), VolumeSeen { name: volume.name.clone(), ours, config })
         });
-        Ok(seen.collect())
+        seen.collect()
     }
 
     async fn images(&self, interest: &Interest) -> Result<BTreeMap<String, ImageSeen>, ViewError> {
+        self.images_of(interest.images.iter()).await
+    }
+
+    /// Those that the engine has of these references.
+    async fn images_of(
+        &self,
+        references: impl Iterator<Item = &String>,
+    ) -> Result<BTreeMap<String, ImageSeen>, ViewError> {
         // What is no reference cannot be there, and must not become part of a URL.
-        let references: Vec<String> =
-            interest.images.iter().filter(|reference| names::is_reference(reference)).cloned().collect();
+        let references: Vec<String> = references.filter(|reference| names::is_reference(reference)).cloned().collect();
         let find = |reference: String| async move {
             let path = format!("/images/{reference}/json");
             let found: Option<wire::Image> = match self.link.find(INSPECT_LIMIT, &path).await {
@@ -152,25 +217,137 @@ impl Viewer<'_> {
         found.into_iter().filter_map(Result::transpose).collect()
     }
 
-    /// Ours by id, with all that an inspect tells; strangers as the list tells them.
+    /// Reads again what has changed, and puts it into the whole; the inspects by id. `None`: something cannot be read alone.
+    async fn renew(
+        &self,
+        whole: &mut Whole,
+        changes: &[Change],
+    ) -> Result<Option<BTreeMap<String, Inspected>>, ViewError> {
+        let mut containers = BTreeSet::new();
+        let mut images = BTreeSet::new();
+        let mut others = Vec::new();
+        for change in changes {
+            match change {
+                Change::Container(key) => drop(containers.insert(key.clone())),
+                Change::AnyImage | Change::ImageId(_) | Change::Image(_) => {
+                    images.extend(whole.scope.images.iter().filter(|one| concerns(change, one, whole)).cloned());
+                }
+                Change::NetworkId(_) | Change::NetworkName(_) | Change::Volume(_) => others.push(change),
+            }
+        }
+        let found = self.images_of(images.iter()).await?;
+        whole.images.retain(|reference, _| !images.contains(reference));
+        whole.images.extend(found);
+        for change in others {
+            if let Err(fault) = self.renew_other(whole, change).await {
+                return self.alone("read what has changed", fault);
+            }
+        }
+        match self.renew_containers(&mut whole.containers, containers).await {
+            Ok(fresh) => Ok(Some(fresh)),
+            Err(fault) => self.alone("inspect a container", fault),
+        }
+    }
+
+    /// What cannot be read alone is read with everything else, unless the engine itself is gone.
+    fn alone<T>(&self, what: &str, fault: Fault) -> Result<Option<T>, ViewError> {
+        match fault {
+            Fault::Unreachable(_) | Fault::Settings(_) => Err(self.error(what, &fault)),
+            Fault::Late(_) | Fault::Broken(_) | Fault::Refused { .. } | Fault::Stream(_) => Ok(None),
+        }
+    }
+
+    async fn renew_other(&self, whole: &mut Whole, change: &Change) -> Result<(), Fault> {
+        let (filter, value) = match change {
+            Change::NetworkId(id) => ("id", id),
+            Change::NetworkName(name) => ("name", name),
+            Change::Volume(name) => ("", name),
+            Change::Container(_) | Change::ImageId(_) | Change::Image(_) | Change::AnyImage => return Ok(()),
+        };
+        if !names::is_name(value) {
+            return Err(Fault::Broken(format!("`{value}` cannot be asked for")));
+        }
+        if filter.is_empty() {
+            let found: Option<wire::Volume> = self.link.find(INSPECT_LIMIT, &format!("/volumes/{value}")).await?;
+            whole.volumes.remove(value);
+            whole.volumes.extend(found.map(|volume| (volume.name.clone(), volume)));
+            return Ok(());
+        }
+        // `{"id":["…"]}`; the engine takes it for a part of the id or name.
+        let query = format!("?filters=%7B%22{filter}%22%3A%5B%22{value}%22%5D%7D");
+        let of = |network: &wire::Network| value == if filter == "id" { &network.id } else { &network.name };
+        let found = self.networks_by(&query).await?;
+        whole.networks.retain(|_, network| !of(network));
+        whole.networks.extend(found.into_iter().filter(of).map(|network| (network.id.clone(), network)));
+        Ok(())
+    }
+
+    /// `due`: ids and names. Whoever had a name that is seen to be another's now is read, too: its own event may still be on
+    /// its way.
+    async fn renew_containers(
+        &self,
+        rows: &mut BTreeMap<String, Listed>,
+        mut due: BTreeSet<String>,
+    ) -> Result<BTreeMap<String, Inspected>, Fault> {
+        let named = |rows: &BTreeMap<String, Listed>, name: &str| -> Vec<String> {
+            rows.values().filter(|row| row.name() == name).map(|row| row.id.clone()).collect()
+        };
+        let ids: Vec<String> =
+            due.iter().filter(|key| !rows.contains_key(*key)).flat_map(|key| named(rows, key)).collect();
+        due.extend(ids);
+        let mut done = BTreeSet::new();
+        let mut fresh = BTreeMap::new();
+        while !due.is_empty() {
+            let inspect = |key: String| async move {
+                if !names::is_name(&key) {
+                    return Err(Fault::Broken(format!("`{key}` cannot be asked for")));
+                }
+                let found = self.link.find::<Inspected>(INSPECT_LIMIT, &format!("/containers/{key}/json")).await?;
+                Ok((key, found))
+            };
+            let asked = std::mem::take(&mut due);
+            done.extend(asked.iter().cloned());
+            let mut answers = futures_util::stream::iter(asked).map(inspect).buffer_unordered(INSPECTS);
+            while let Some(answer) = answers.next().await {
+                let (key, found) = answer?;
+                let Some(inspected) = found else {
+                    rows.remove(&key);
+                    fresh.remove(&key);
+                    continue;
+                };
+                let row = Listed::of(&inspected);
+                if row.id.is_empty() {
+                    return Err(Fault::Broken("an answer has no id".to_owned()));
+                }
+                done.insert(row.id.clone());
+                due.extend(named(rows, row.name()).into_iter().filter(|id| *id != row.id && !done.contains(id)));
+                fresh.insert(row.id.clone(), inspected);
+                rows.insert(row.id.clone(), row);
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Ours by id, with all that an inspect tells; strangers as the list tells them. Ids of those that were inspected, and
+    /// whether every inspect succeeded.
     async fn sort_containers(
         &self,
-        listed: Vec<Listed>,
-        since: u64,
-        interest: &Interest,
+        whole: &mut Whole,
+        begun: Begun<'_>,
         docker: &mut Docker,
-    ) -> Result<(), ViewError> {
+    ) -> Result<(BTreeSet<String>, bool), ViewError> {
+        let Begun { interest, look, since, mut fresh } = begun;
         let mut stale = Vec::new();
         let mut others = Vec::new();
         let mut own = BTreeSet::new();
-        for listed in listed {
+        for listed in whole.containers.values() {
             let owner = listed.labels.get(labels::OWNER).cloned();
             let marks = Marks::read(&listed.labels).filter(|_| owner.as_deref() == Some(self.mark));
             // What carries a mark is its owner's, whatever was decided here once.
             let adopted = || interest.adopted.get(&listed.id).filter(|_| owner.is_none()).map(Marks::from);
             let marks = marks.or_else(adopted);
             let Some(marks) = marks else {
-                let stranger = stranger(&listed, owner);
+                let stranger = stranger(listed, owner);
                 let discovered = interest.discovery && stranger.running && stranger.owner.is_none();
                 docker.strangers.insert(listed.id.clone(), stranger);
                 if discovered {
@@ -180,75 +357,100 @@ impl Viewer<'_> {
                 continue;
             };
             own.insert(listed.id.clone());
-            match self.memory().recall(&listed) {
+            let known = match fresh.remove(&listed.id) {
+                Some(inspected) => Some(self.take(listed, &marks, &inspected, since)),
+                None => self.memory().recall(listed, look),
+            };
+            match known {
                 Some(container) => drop(docker.containers.insert(listed.id.clone(), container)),
-                None => stale.push((listed, marks)),
+                None => stale.push((listed.clone(), marks)),
             }
         }
         let mut inspects = futures_util::stream::iter(stale)
             .map(|(listed, marks)| async move { (self.inspect(&listed, &marks, since).await, listed) })
             .buffer_unordered(INSPECTS);
         let mut unreadable = BTreeMap::new();
+        let mut gone = Vec::new();
         while let Some((result, listed)) = inspects.next().await {
             match result {
                 Ok(Some((container, problem))) => {
                     if let Some(problem) = problem {
                         unreadable.insert(listed.id.clone(), (container.name.clone(), problem));
                     }
-                    docker.containers.insert(listed.id, container);
+                    docker.containers.insert(listed.id.clone(), container);
                 }
                 // Gone between the list and the inspect.
-                Ok(None) => drop(own.remove(&listed.id)),
+                Ok(None) => gone.push(listed.id.clone()),
                 Err(fault) => return Err(self.error(&format!("inspect container {}", listed.name()), &fault)),
             }
         }
-        self.look_at_others(others, since, docker).await?;
-        let mut memory = self.memory();
-        memory.retain(own);
-        let now = Timestamp::now();
-        for container in docker.discovered.values_mut() {
-            container.stopping = memory.stops.told(&container.id, &container.state, now);
+        drop(inspects);
+        gone.extend(self.look_at_others(others, &fresh, look, since, docker).await?);
+        for id in &gone {
+            own.remove(id);
+            whole.containers.remove(id);
         }
-        for id in memory.newly_unreadable(unreadable.keys().cloned().collect()) {
+        let certain = unreadable.is_empty() && docker.discovered.values().all(|one| one.unreadable.is_none());
+        for id in self.memory().newly_unreadable(unreadable.keys().cloned().collect()) {
             if let Some((name, problem)) = unreadable.get(&id) {
                 tracing::warn!(container = %name, %problem, "cannot inspect a container; going by the list until it can");
             }
         }
-        Ok(())
+        Ok((own, certain))
     }
 
-    /// Containers without any mark of reeve's, for discovery.
-    async fn look_at_others(&self, others: Vec<Listed>, since: u64, docker: &mut Docker) -> Result<(), ViewError> {
+    /// Containers without any mark of reeve's, for discovery; ids of those that are gone.
+    async fn look_at_others(
+        &self,
+        others: Vec<&Listed>,
+        fresh: &BTreeMap<String, Inspected>,
+        look: Look,
+        since: u64,
+        docker: &mut Docker,
+    ) -> Result<Vec<String>, ViewError> {
         let mut stale = Vec::new();
         for listed in others {
-            match self.memory().recall_other(&listed) {
-                Some(container) => drop(docker.discovered.insert(listed.id, container)),
-                None => stale.push(listed),
+            let known = match fresh.get(&listed.id) {
+                Some(inspected) => Some(self.take_other(listed, inspected, since)),
+                None => self.memory().recall_other(listed, look),
+            };
+            match known {
+                Some(container) => drop(docker.discovered.insert(listed.id.clone(), container)),
+                None => stale.push(listed.clone()),
             }
         }
         let mut inspects = futures_util::stream::iter(stale)
             .map(|listed| async move { (self.inspect_other(&listed, since).await, listed) })
             .buffer_unordered(INSPECTS);
+        let mut gone = Vec::new();
         while let Some((result, listed)) = inspects.next().await {
             match result {
-                Ok(Some(container)) => drop(docker.discovered.insert(listed.id, container)),
-                Ok(None) => {}
+                Ok(Some(container)) => drop(docker.discovered.insert(listed.id.clone(), container)),
+                Ok(None) => gone.push(listed.id.clone()),
                 Err(fault) => return Err(self.error(&format!("inspect container {}", listed.name()), &fault)),
             }
         }
-        Ok(())
+        Ok(gone)
+    }
+
+    fn take(&self, listed: &Listed, marks: &Marks, inspected: &Inspected, since: u64) -> Container {
+        let container = from_inspect(listed, marks, inspected);
+        self.memory().store(listed, &container, since);
+        container
+    }
+
+    fn take_other(&self, listed: &Listed, inspected: &Inspected, since: u64) -> Discovered {
+        let container = discovered(listed, inspected);
+        let way = Way::of(&inspected.config.stop_signal, inspected.config.stop_timeout);
+        self.memory().store_other(listed, &container, way, since);
+        container
     }
 
     async fn inspect_other(&self, listed: &Listed, since: u64) -> Result<Option<Discovered>, Fault> {
         let path = format!("/containers/{}/json", listed.id);
         match self.link.find::<Inspected>(INSPECT_LIMIT, &path).await {
             Ok(None) => Ok(None),
-            Ok(Some(inspected)) => {
-                let container = discovered(listed, &inspected);
-                let way = Way::of(&inspected.config.stop_signal, inspected.config.stop_timeout);
-                self.memory().store_other(listed, &container, way, since);
-                Ok(Some(container))
-            }
+            Ok(Some(inspected)) => Ok(Some(self.take_other(listed, &inspected, since))),
             Err(fault @ (Fault::Unreachable(_) | Fault::Settings(_))) => Err(fault),
             Err(fault) => {
                 let reason = format!("container {} cannot be inspected: {fault}", listed.name());
@@ -277,11 +479,7 @@ impl Viewer<'_> {
         let path = format!("/containers/{}/json", listed.id);
         match self.link.find::<Inspected>(INSPECT_LIMIT, &path).await {
             Ok(None) => Ok(None),
-            Ok(Some(inspected)) => {
-                let container = from_inspect(listed, marks, &inspected);
-                self.memory().store(listed, &container, since);
-                Ok(Some((container, None)))
-            }
+            Ok(Some(inspected)) => Ok(Some((self.take(listed, marks, &inspected, since), None))),
             // The engine itself is gone: all that was read may be old.
             Err(fault @ (Fault::Unreachable(_) | Fault::Settings(_))) => Err(fault),
             Err(fault) => Ok(Some((from_list(listed, marks, Timestamp::now()), Some(fault)))),
@@ -290,7 +488,7 @@ impl Viewer<'_> {
 }
 
 /// Also stopped ones: they could not start again if their network went.
-fn count_attached(networks: &mut BTreeMap<String, NetworkSeen>, listed: &[Listed]) {
+fn count_attached<'a>(networks: &mut BTreeMap<String, NetworkSeen>, listed: impl Iterator<Item = &'a Listed>) {
     for container in listed {
         for (name, endpoint) in container.network_settings.endpoints() {
             if let Some(network) = networks.get_mut(&name)
@@ -302,206 +500,13 @@ fn count_attached(networks: &mut BTreeMap<String, NetworkSeen>, listed: &[Listed
     }
 }
 
-fn stranger(listed: &Listed, owner: Option<String>) -> Stranger {
-    Stranger {
-        name: listed.name().to_owned(),
-        owner,
-        running: matches!(listed.state.as_str(), "running" | "paused" | "restarting"),
-        published: listed.published(),
-        networks: listed.network_settings.endpoints(),
-    }
-}
-
-fn discovered(listed: &Listed, inspected: &Inspected) -> Discovered {
-    Discovered {
-        id: listed.id.clone(),
-        name: listed.name().to_owned(),
-        image: inspected.config.image.clone(),
-        variables: inspected.config.variables("SERVICE_"),
-        exposed: inspected.config.exposed(),
-        published: inspected.network_settings.published(),
-        networks: inspected.network_settings.endpoints(),
-        network_mode: inspected.host_config.network_mode.clone(),
-        state: state(inspected),
-        health: health(inspected),
-        stopping: None,
-        unreadable: None,
-    }
-}
-
-fn from_inspect(listed: &Listed, marks: &Marks, inspected: &Inspected) -> Container {
-    let mut container = skeleton(listed, marks);
-    container.name = inspected.name.trim_start_matches('/').to_owned();
-    container.state = state(inspected);
-    container.health = health(inspected);
-    container.networks = inspected.network_settings.endpoints();
-    container.published = inspected.network_settings.published();
-    container.created_at = wire::time(&inspected.created);
-    container.restarts = inspected.restart_count;
-    container.trouble = failed_probe(inspected).map(|probe| Arc::new(Trouble { probe: Some(probe), log: Vec::new() }));
-    container.network_mode = inspected.host_config.network_mode.clone();
-    container
-}
-
-/// The list tells no start time; `now` only prolongs what waits for some time to pass.
-fn from_list(listed: &Listed, marks: &Marks, now: Timestamp) -> Container {
-    let mut container = skeleton(listed, marks);
-    let status = listed.status.as_str();
-    container.state = match listed.state.as_str() {
-        "created" => ContainerState::Created,
-        "paused" => ContainerState::Paused { started_at: now },
-        "restarting" => ContainerState::Restarting,
-        "removing" => ContainerState::Removing,
-        "dead" => ContainerState::Dead,
-        "exited" => ContainerState::Exited { code: exit_code(status), started_at: None, finished_at: None },
-        "running" => ContainerState::Running { started_at: now },
-        _ if status.starts_with("Up") => ContainerState::Running { started_at: now },
-        _ => ContainerState::Exited { code: exit_code(status), started_at: None, finished_at: None },
-    };
-    container.health = if status.contains("(healthy)") {
-        Health::Healthy
-    } else if status.contains("(unhealthy)") {
-        Health::Unhealthy("the engine's list says so; the container cannot be inspected".to_owned())
-    } else if status.contains("(health:") {
-        Health::Starting
-    } else {
-        Health::None
-    };
-    container
-}
-
-fn skeleton(listed: &Listed, marks: &Marks) -> Container {
-    Container {
-        id: listed.id.clone(),
-        name: listed.name().to_owned(),
-        service: marks.service.clone(),
-        slot: marks.slot,
-        hash: marks.hash.clone(),
-        config: marks.config.clone(),
-        image_id: marks.image_id.clone(),
-        chosen_ports: marks.chosen_ports.clone(),
-        registers: marks.registers,
-        depends_on: marks.depends_on.clone(),
-        state: ContainerState::Created,
-        health: Health::None,
-        networks: listed.network_settings.endpoints(),
-        published: listed.published(),
-        probe: None,
-        created_at: Timestamp::from_second(listed.created).ok(),
-        restarts: 0,
-        trouble: None,
-        network_mode: listed.host_config.network_mode.clone(),
-    }
-}
-
-/// `Exited (137) 3 seconds ago`. What does not tell its code did not end well.
-fn exit_code(status: &str) -> i64 {
-    let code = status.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map(|(code, _)| code);
-    code.and_then(|code| code.parse().ok()).unwrap_or(-1)
-}
-
-fn state(inspected: &Inspected) -> ContainerState {
-    let state = &inspected.state;
-    // An engine that says "running" without a time: the wait is prolonged, not cut short.
-    let started_at = || wire::time(&state.started_at).unwrap_or_else(Timestamp::now);
-    let exited = || ContainerState::Exited {
-        code: state.exit_code,
-        started_at: wire::time(&state.started_at),
-        finished_at: wire::time(&state.finished_at),
-    };
-    match state.status.as_str() {
-        "created" => ContainerState::Created,
-        "running" => ContainerState::Running { started_at: started_at() },
-        "paused" => ContainerState::Paused { started_at: started_at() },
-        "restarting" => ContainerState::Restarting,
-        "removing" => ContainerState::Removing,
-        "exited" => exited(),
-        "dead" => ContainerState::Dead,
-        // A word that this code does not know; the flags are older than the word.
-        _ if state.dead => ContainerState::Dead,
-        _ if state.restarting => ContainerState::Restarting,
-        _ if state.paused => ContainerState::Paused { started_at: started_at() },
-        _ if state.running => ContainerState::Running { started_at: started_at() },
-        _ if wire::time(&state.started_at).is_none() => ContainerState::Created,
-        _ => exited(),
-    }
-}
-
-fn health(inspected: &Inspected) -> Health {
-    let Some(health) = &inspected.state.health else { return Health::None };
-    match health.status.as_str() {
-        "" | "none" => Health::None,
-        "healthy" => Health::Healthy,
-        "unhealthy" => {
-            let output = health.log.last().map_or("", |log| log.output.trim());
-            Health::Unhealthy(output.chars().take(OUTPUT).collect())
-        }
-        // What this code does not know is not healthy yet.
-        _ => Health::Starting,
-    }
-}
-
-/// What the last run of a HEALTHCHECK that has not passed yet, or fails, said.
-fn failed_probe(inspected: &Inspected) -> Option<String> {
-    let health = inspected.state.health.as_ref().filter(|health| health.status != "healthy")?;
-    let last = health.log.last().filter(|last| last.exit_code != 0)?;
-    let output = last.output.trim();
-    let said = if output.is_empty() { format!("exit code {}", last.exit_code) } else { output.to_owned() };
-    Some(said.chars().take(OUTPUT).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn inspected(json: &str) -> Inspected {
-        serde_json::from_str(json).expect("valid")
-    }
-
-    #[test]
-    fn every_state_of_the_engine_is_told_apart() {
-        let at = |status: &str| {
-            state(&inspected(&format!(
-                r#"{{"State":{{"Status":"{status}","ExitCode":3,"StartedAt":"2026-11-23T10:00:00Z",
-                    "FinishedAt":"2026-11-23T11:00:00Z"}}}}"#
-            )))
-        };
-        let time = |text: &str| text.parse::<Timestamp>().expect("a time");
-        assert_eq!(at("created"), ContainerState::Created);
-        assert_eq!(at("running"), ContainerState::Running { started_at: time("2026-11-23T10:00:00Z") });
-        assert_eq!(at("paused"), ContainerState::Paused { started_at: time("2026-11-23T10:00:00Z") });
-        assert_eq!(at("restarting"), ContainerState::Restarting);
-        assert_eq!(at("removing"), ContainerState::Removing);
-        assert_eq!(at("dead"), ContainerState::Dead);
-        let finished_at = Some(time("2026-11-23T11:00:00Z"));
-        assert_eq!(
-            at("exited"),
-            ContainerState::Exited { code: 3, started_at: Some(time("2026-11-23T10:00:00Z")), finished_at }
-        );
-    }
-
-    #[test]
-    fn an_unknown_state_is_read_from_the_flags() {
-        let with = |flags: &str| state(&inspected(&format!(r#"{{"State":{{"Status":"quiesced",{flags}}}}}"#)));
-        assert!(with(r#""Running":true,"StartedAt":"2026-11-23T10:00:00Z""#).running());
-        assert_eq!(with(r#""Dead":true"#), ContainerState::Dead);
-        assert_eq!(with(r#""StartedAt":"0001-01-01T00:00:00Z""#), ContainerState::Created);
-        assert!(matches!(with(r#""StartedAt":"2026-11-23T10:00:00Z","ExitCode":1"#), ContainerState::Exited { .. }));
-    }
-
-    #[test]
-    fn an_unhealthy_container_tells_what_its_last_probe_said() {
-        let unhealthy = inspected(
-            r#"{"State":{"Health":{"Status":"unhealthy","Log":[{"Output":"old"},{"Output":" refused \n"}]}}}"#,
-        );
-        assert_eq!(health(&unhealthy), Health::Unhealthy("refused".to_owned()));
-        assert_eq!(health(&inspected(r#"{"State":{"Health":null}}"#)), Health::None);
-        assert_eq!(health(&inspected(r#"{"State":{"Health":{"Status":"starting"}}}"#)), Health::Starting);
-    }
-
-    #[test]
-    fn the_exit_code_is_in_the_lists_words() {
-        assert_eq!(exit_code("Exited (137) 3 seconds ago"), 137);
-        assert_eq!(exit_code("Exited"), -1);
+/// May this change of an image concern that reference?
+fn concerns(change: &Change, reference: &str, whole: &Whole) -> bool {
+    let seen = whole.images.get(reference);
+    match change {
+        Change::AnyImage => true,
+        Change::ImageId(id) => seen.is_some_and(|seen| seen.id == *id),
+        Change::Image(name) => seen.is_none() || same_reference(name, reference),
+        Change::Container(_) | Change::NetworkId(_) | Change::NetworkName(_) | Change::Volume(_) => false,
     }
 }

@@ -13,6 +13,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use super::connection::Link;
+use super::dirty::{self, Change};
 use super::error::Fault;
 use super::labels;
 use super::memory::Memory;
@@ -133,7 +134,7 @@ impl Watcher<'_> {
         // Later on, an engine on another machine may only have another idea of the time.
         let replayed = at < news && opened.1.elapsed() < SETTLED;
         let stops = event.action.as_deref() == Some("kill");
-        if self.concerns_us(event, at) && (!replayed || stops) {
+        if (!replayed || stops) && self.concerns_us(event, at) {
             (self.wake)(WakeSource::DockerEvent, if replayed { opened.0 } else { at });
         }
     }
@@ -148,27 +149,41 @@ impl Watcher<'_> {
                 let owner = attribute(labels::OWNER);
                 let mut memory = self.memory();
                 if owner.is_some_and(|owner| owner == self.mark) || memory.adopted.contains(id) {
-                    memory.spoil(id);
+                    memory.spoil(Change::Container(id.to_owned()));
                     return true;
                 }
                 if owner.is_none() && memory.discovers {
                     let signal = attribute("signal").map_or("", String::as_str);
                     return discovered(&mut memory, id, action, signal, at);
                 }
+                if matches!(action, "create" | "start" | "die" | "destroy" | "rename" | "pause" | "unpause") {
+                    memory.spoil(Change::Container(id.to_owned()));
+                }
                 // A stranger's name, host ports and addresses come and go with these.
                 matches!(action, "start" | "die" | "destroy" | "rename")
             }
             Some(EventMessageTypeEnum::NETWORK) => match attribute("container") {
-                // A stranger that joins or leaves: its start and end say so as well.
-                Some(container) if !self.memory().may_be_ours(container) => false,
+                // A stranger that joins or leaves: its start and end wake.
                 Some(container) => {
-                    self.memory().spoil(container);
+                    let mut memory = self.memory();
+                    memory.spoil(Change::Container(container.clone()));
+                    memory.may_be_ours(container)
+                }
+                None => {
+                    self.memory().spoil(Change::NetworkId(id.to_owned()));
                     true
                 }
-                None => true,
             },
             // An image or a volume that the spec names may have come or gone, or a tag may have moved.
-            Some(EventMessageTypeEnum::IMAGE | EventMessageTypeEnum::VOLUME) => true,
+            Some(EventMessageTypeEnum::IMAGE) => {
+                let name = attribute("name").map_or("", String::as_str);
+                self.memory().spoil(dirty::of_image_event(action, id, name));
+                true
+            }
+            Some(EventMessageTypeEnum::VOLUME) => {
+                self.memory().spoil(Change::Volume(id.to_owned()));
+                true
+            }
             _ => false,
         }
     }
@@ -182,7 +197,7 @@ fn discovered(memory: &mut Memory, id: &str, action: &str, signal: &str, at: Tim
         "start" | "die" | "destroy" => memory.stops.over(id),
         _ => {}
     }
-    memory.spoil(id);
+    memory.spoil(Change::Container(id.to_owned()));
     matches!(action, "start" | "die" | "destroy" | "rename" | "pause" | "unpause")
         || action.starts_with("health_status")
 }

@@ -255,6 +255,30 @@ impl Listed {
         plain.or(self.names.first()).map_or("", |name| name.trim_start_matches('/'))
     }
 
+    /// The entry that a list would have, by an inspect; without the status text.
+    pub(super) fn of(inspected: &Inspected) -> Self {
+        let mut ports = Vec::new();
+        for published in inspected.network_settings.published() {
+            ports.push(ListedPort {
+                ip: published.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+                private_port: published.target,
+                public_port: Some(published.host),
+                r#type: published.protocol.to_string(),
+            });
+        }
+        Self {
+            id: inspected.id.clone(),
+            names: vec![inspected.name.clone()],
+            created: time(&inspected.created).map_or(0, Timestamp::as_second),
+            ports,
+            labels: inspected.config.labels.clone(),
+            state: inspected.state.status.clone(),
+            status: String::new(),
+            host_config: inspected.host_config.clone(),
+            network_settings: inspected.network_settings.clone(),
+        }
+    }
+
     pub(super) fn published(&self) -> Vec<PublishedPort> {
         let port = |port: &ListedPort| {
             Some(PublishedPort {

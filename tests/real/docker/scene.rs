@@ -62,7 +62,7 @@ impl Scene {
         let owner = Owner { project, node: "test".to_owned() };
         let settings = DockerSettings { host: host(), cert_path: None, config: None };
         let interest = Interest { images: BTreeSet::from([IMAGE.to_owned()]), ..Interest::nothing(owner.clone()) };
-        Self { docker: Docker::new(&settings, owner.clone()), owner, interest }
+        Self { docker: Docker::new(&settings, owner.clone(), std::time::Duration::from_secs(30)), owner, interest }
     }
 
     pub(super) fn name(&self, rest: &str) -> String {

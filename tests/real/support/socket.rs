@@ -27,6 +27,8 @@ struct Faults {
     silent_events: AtomicBool,
     /// Before each piece of an answer, in milliseconds.
     delay: AtomicU64,
+    /// The first lines of all requests.
+    requests: Mutex<Vec<String>>,
 }
 
 struct Open {
@@ -52,6 +54,15 @@ impl Proxy {
     pub fn slow_down(&self, delay: Duration) {
         let delay = u64::try_from(delay.as_millis()).expect("a short one");
         self.faults.delay.store(delay, Ordering::Relaxed);
+    }
+
+    pub fn forget_requests(&self) {
+        self.faults.requests.lock().expect("no panic inside").clear();
+    }
+
+    /// Method and path of each request so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.faults.requests.lock().expect("no panic inside").clone()
     }
 
     pub fn open(&mut self) {
@@ -102,9 +113,14 @@ fn join(client: UnixStream, kept: &Mutex<Vec<UnixStream>>, faults: &Arc<Faults>)
     let engine = UnixStream::connect(DOCKER)?;
     kept.lock().expect("no panic inside").extend([client.try_clone()?, engine.try_clone()?]);
     let events = Arc::new(AtomicBool::new(false));
-    let asked =
-        Way { from: client.try_clone()?, to: engine.try_clone()?, faults: Arc::default(), events: events.clone() };
-    let answered = Way { from: engine, to: client, faults: faults.clone(), events };
+    let asked = Way {
+        from: client.try_clone()?,
+        to: engine.try_clone()?,
+        faults: Arc::default(),
+        events: events.clone(),
+        noted: Some(faults.clone()),
+    };
+    let answered = Way { from: engine, to: client, faults: faults.clone(), events, noted: None };
     thread::spawn(move || asked.pass_on(true));
     thread::spawn(move || answered.pass_on(false));
     Ok(())
@@ -117,6 +133,8 @@ struct Way {
     faults: Arc<Faults>,
     /// The connection carries an event stream.
     events: Arc<AtomicBool>,
+    /// Where requests are noted.
+    noted: Option<Arc<Faults>>,
 }
 
 impl Way {
@@ -124,6 +142,13 @@ impl Way {
         let mut bytes = [0; 16 * 1024];
         while let Ok(length @ 1..) = self.from.read(&mut bytes) {
             let piece = &bytes[..length];
+            if let Some(noted) = &self.noted {
+                let line = String::from_utf8_lossy(piece).lines().next().unwrap_or_default().to_owned();
+                // What is no head is the body of one.
+                if let Some((request, _)) = line.split_once(" HTTP/1.1") {
+                    noted.requests.lock().expect("no panic inside").push(request.to_owned());
+                }
+            }
             if requests && piece.windows(8).any(|window| window == b"/events?") {
                 self.events.store(true, Ordering::Relaxed);
             }

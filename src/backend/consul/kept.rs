@@ -1,0 +1,268 @@
+//! What the last look read, and what has to be read again.
+//!
+//! A blocking query tells by its index that nothing has changed, so what it watches is as the last look saw it until it
+//! answers; our own writes mark what they are about themselves. A mark that is made while a look is under way stays for the
+//! next. Everything is read anew at the start, while something is not watched, after any failure, when the interest is
+//! another one, and again and again after a while. Pure; losing it costs requests, never truth.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::watch::Key;
+use crate::observed::{Agent, Catalog, CheckStatus, Node, Registration, StrangerRegistration, View};
+use crate::spec::upstream::CatalogQuery;
+
+/// More services than this at once, and everything is read anew.
+pub(super) const MOST: usize = 64;
+
+/// What has to be read again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mark {
+    Service {
+        name: String,
+        datacenter: Option<String>,
+    },
+    /// Some service of the local datacenter: which one is to be found out.
+    Some,
+    All,
+}
+
+/// What a look has read.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub at: Instant,
+    /// What was asked for.
+    pub asked: BTreeSet<CatalogQuery>,
+    pub agent: Agent,
+    pub registrations: BTreeMap<String, Registration>,
+    pub strangers: BTreeMap<String, StrangerRegistration>,
+    pub nodes: Vec<Node>,
+    pub services: BTreeMap<String, Vec<String>>,
+    /// Our ids that the catalog lacks.
+    pub missing: BTreeSet<String>,
+    pub queries: BTreeMap<CatalogQuery, View<Catalog>>,
+    /// By which a changed service is found out, while not each has a watch of its own.
+    pub digests: Option<Digests>,
+}
+
+/// Of every service of the local datacenter: digests over what the catalog counts up with each change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Digests {
+    pub services: BTreeMap<String, u64>,
+    /// Of what concerns all services of a node.
+    pub nodes: u64,
+}
+
+impl Digests {
+    /// Services that differ; `None`: any may.
+    pub fn differing(&self, other: &Self) -> Option<BTreeSet<String>> {
+        if self.nodes != other.nodes {
+            return None;
+        }
+        let names = self.services.keys().chain(other.services.keys());
+        Some(names.filter(|name| self.services.get(*name) != other.services.get(*name)).cloned().collect())
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Memory {
+    clock: u64,
+    marks: BTreeMap<Mark, u64>,
+    /// What is watched: its last blocking query has answered, and the next one waits or is about to.
+    watched: BTreeSet<Key>,
+    kept: Option<Kept>,
+}
+
+/// A look begins.
+pub(super) struct Begun {
+    /// The clock when it began.
+    pub since: u64,
+    /// What may be believed, and what not of it.
+    pub kept: Option<(Kept, BTreeSet<Mark>)>,
+}
+
+impl Memory {
+    /// What was kept is taken out, so that a look that fails or is cut off is followed by one that reads everything.
+    pub fn begin(&mut self, asked: &BTreeSet<CatalogQuery>, relist: Duration, now: Instant) -> Begun {
+        let kept = self.kept.take().filter(|kept| {
+            let young = now.saturating_duration_since(kept.at) < relist;
+            young && kept.asked == *asked && self.watches(kept) && !self.marks.contains_key(&Mark::All)
+        });
+        let marks = || self.marks.keys().cloned().collect();
+        Begun { since: self.clock, kept: kept.map(|kept| (kept, marks())) }
+    }
+
+    /// Is everything local that matters watched?
+    fn watches(&self, kept: &Kept) -> bool {
+        if self.watches_whole_catalog() {
+            return kept.digests.is_some();
+        }
+        let queried = kept.asked.iter().filter(|query| query.datacenter.is_none()).map(|query| &query.service);
+        let own = kept.registrations.values().map(|registration| &registration.name);
+        let mut names = queried.chain(own);
+        names.all(|name| self.watched.contains(&Key::Service { name: name.clone(), datacenter: None }))
+    }
+
+    pub fn watches_whole_catalog(&self) -> bool {
+        self.watched.contains(&Key::AnyService) && self.watched.contains(&Key::AnyCheck)
+    }
+
+    /// May what was read of another datacenter be believed?
+    pub fn watches_remote(&self, query: &CatalogQuery) -> bool {
+        let key = Key::Service { name: query.service.clone(), datacenter: query.datacenter.clone() };
+        self.watched.contains(&key)
+    }
+
+    /// A look that began at `since` has ended well.
+    pub fn end(&mut self, since: u64, kept: Kept) {
+        self.marks.retain(|_, clock| *clock > since);
+        self.kept = Some(kept);
+    }
+
+    pub fn mark(&mut self, mark: Mark) {
+        self.clock += 1;
+        self.marks.insert(mark, self.clock);
+    }
+
+    /// A watch has an answer that is another one than before, or its first.
+    pub fn heard(&mut self, key: &Key) {
+        self.watched.insert(key.clone());
+        if let Some(mark) = mark_of(key) {
+            self.mark(mark);
+        }
+    }
+
+    pub fn watch_ended(&mut self, key: &Key) {
+        if self.watched.remove(key) {
+            self.mark(Mark::All);
+        }
+    }
+
+    /// Our own write about this registration.
+    pub fn wrote(&mut self, id: &str, name: Option<&str>) {
+        let kept = self.kept.as_ref().and_then(|kept| Some(kept.registrations.get(id)?.name.clone()));
+        let names: BTreeSet<String> = kept.into_iter().chain(name.map(str::to_owned)).collect();
+        if names.is_empty() {
+            self.mark(Mark::All);
+        }
+        for name in names {
+            self.mark(Mark::Service { name, datacenter: None });
+        }
+    }
+}
+
+fn mark_of(key: &Key) -> Option<Mark> {
+    match key {
+        Key::Service { name, datacenter } => Some(Mark::Service { name: name.clone(), datacenter: datacenter.clone() }),
+        Key::AnyService | Key::AnyCheck => Some(Mark::Some),
+        // What templates ask for is asked in every look.
+        Key::Services { .. }
+        | Key::Nodes { .. }
+        | Key::Node { .. }
+        | Key::Keys { .. }
+        | Key::AnyPair
+        | Key::AnyNode => None,
+    }
+}
+
+impl Kept {
+    /// Services whose registrations at the agent change without the catalog's telling: a check that has not run yet, or
+    /// does not pass (its words are told late), or what the catalog lacks.
+    pub fn restless(&self) -> impl Iterator<Item = &String> {
+        let waits = |one: &&Registration| {
+            self.missing.contains(&one.id)
+                || one.checks.iter().any(|(id, check)| {
+                    check.status != CheckStatus::Passing || (id.ends_with(":declared") && check.output.is_empty())
+                })
+        };
+        self.registrations.values().filter(waits).map(|one| &one.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(service: &str) -> CatalogQuery {
+        CatalogQuery { service: service.to_owned(), tag: None, datacenter: None, filter: None }
+    }
+
+    fn kept(digests: Option<Digests>) -> Kept {
+        Kept {
+            at: Instant::now(),
+            asked: [query("web")].into(),
+            agent: Agent::default(),
+            registrations: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            nodes: Vec::new(),
+            services: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            queries: BTreeMap::new(),
+            digests,
+        }
+    }
+
+    fn service(name: &str) -> Key {
+        Key::Service { name: name.to_owned(), datacenter: None }
+    }
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn marks(memory: &mut Memory) -> Option<Vec<Mark>> {
+        let begun = memory.begin(&[query("web")].into(), LONG, Instant::now());
+        begun.kept.map(|(_, marks)| marks.into_iter().collect())
+    }
+
+    #[test]
+    fn only_what_is_watched_is_believed_and_only_until_its_watch_tells_or_ends() {
+        let mut memory = Memory::default();
+        memory.end(0, kept(None));
+        assert_eq!(marks(&mut memory), None, "nothing is watched");
+        memory.heard(&service("web"));
+        memory.end(1, kept(None));
+        assert_eq!(marks(&mut memory), Some(vec![]));
+        memory.end(1, kept(None));
+        memory.heard(&service("web"));
+        let news = Mark::Service { name: "web".to_owned(), datacenter: None };
+        assert_eq!(marks(&mut memory), Some(vec![news.clone()]));
+        memory.end(1, kept(None));
+        assert_eq!(marks(&mut memory), Some(vec![news]), "a look that began before the news does not take it away");
+        memory.end(2, kept(None));
+        memory.watch_ended(&service("web"));
+        assert_eq!(marks(&mut memory), None);
+    }
+
+    #[test]
+    fn with_a_watch_on_the_whole_catalog_the_changed_services_are_found_by_their_digests() {
+        let mut memory = Memory::default();
+        memory.heard(&Key::AnyService);
+        memory.heard(&Key::AnyCheck);
+        memory.end(2, kept(None));
+        assert_eq!(marks(&mut memory), None, "without digests it cannot be told what changed");
+        memory.end(2, kept(Some(Digests::default())));
+        memory.heard(&Key::AnyService);
+        assert_eq!(marks(&mut memory), Some(vec![Mark::Some]));
+        let of =
+            |web: u64, nodes: u64| Digests { services: [("web".to_owned(), web), ("db".to_owned(), 7)].into(), nodes };
+        assert_eq!(of(1, 1).differing(&of(2, 1)), Some(["web".to_owned()].into()));
+        assert_eq!(of(1, 1).differing(&of(1, 2)), None);
+        assert_eq!(
+            of(1, 1).differing(&Digests { services: [("db".to_owned(), 7)].into(), nodes: 1 }),
+            Some(["web".to_owned()].into())
+        );
+    }
+
+    #[test]
+    fn a_look_that_was_cut_off_and_an_old_one_are_followed_by_one_that_reads_everything() {
+        let mut memory = Memory::default();
+        memory.heard(&service("web"));
+        memory.end(1, kept(None));
+        assert!(marks(&mut memory).is_some());
+        assert_eq!(marks(&mut memory), None, "the one before never ended");
+        memory.end(1, kept(None));
+        assert!(memory.begin(&[query("web")].into(), Duration::ZERO, Instant::now()).kept.is_none());
+        memory.end(1, kept(None));
+        memory.wrote("unknown", None);
+        assert_eq!(marks(&mut memory), None, "what an own write changed is not known");
+    }
+}

@@ -1,0 +1,196 @@
+//! A large catalog: services that somebody else registered, each with an upstream. And a burst of changes in it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::counter::Counter;
+use crate::engine::each;
+use crate::report::Report;
+use crate::support::nginx::servers_of;
+use crate::support::program::Daemon;
+use crate::support::{Site, check, http, within};
+
+const SIZES: [usize; 3] = [10, 100, 1000];
+const INSTANCES: usize = 10;
+const IDLE: Duration = Duration::from_secs(45);
+const LIMIT: Duration = Duration::from_secs(240);
+/// Endpoints of the catalog: nobody asks them for anything.
+const FIRST_PORT: usize = 30_000;
+
+fn spec(site: &Site, services: usize) -> String {
+    let mut text = format!("name: {}\nupstreams:\n", site.project);
+    for number in 0..services {
+        let _ = writeln!(
+            text,
+            "  u{number}: {{ service: s{number}, listen: {}, server_name: [u{number}.test], drain: 1s }}",
+            site.listen()
+        );
+    }
+    text
+}
+
+fn register(site: &Site, service: usize, instance: usize) {
+    let (id, name) = (format!("s{service}-{instance}"), format!("s{service}"));
+    let port = FIRST_PORT + instance;
+    let body = json!({"ID": id, "Name": name, "Address": "127.0.0.1", "Port": port});
+    let answer = http::put(site.consul().port, "/v1/agent/service/register", &body);
+    assert!(answer.is_ok_and(|answer| answer.status == 200), "{id}");
+}
+
+fn deregister(site: &Site, service: usize, instance: usize) {
+    let path = format!("/v1/agent/service/deregister/s{service}-{instance}");
+    let answer = http::put(site.consul().port, &path, &serde_json::Value::Null);
+    assert!(answer.is_ok_and(|answer| answer.status == 200), "{path}");
+}
+
+/// nginx has loaded what is current, and that routes each of the services to these instances.
+fn routed(site: &Site, services: impl Iterator<Item = usize>, instances: &BTreeSet<usize>) -> Result<(), String> {
+    let wanted: BTreeSet<String> = instances.iter().map(|one| format!("127.0.0.1:{}", FIRST_PORT + one)).collect();
+    for service in services {
+        let seen = servers_of(site.state(), &format!("u{service}")).ok_or_else(|| format!("no upstream u{service}"))?;
+        check(seen == wanted, || format!("u{service}: {} of {} servers", seen.len(), wanted.len()))?;
+    }
+    site.loaded_is_current()
+}
+
+/// Through a proxy that counts, when there is one.
+fn start(site: &Site, services: usize, counter: Option<&Counter>) -> Daemon {
+    if let Some(counter) = counter {
+        let text = fs::read_to_string(site.settings()).expect("the settings");
+        let from = format!("http://127.0.0.1:{}", site.consul().port);
+        fs::write(site.settings(), text.replace(&from, &format!("http://127.0.0.1:{}", counter.port)))
+            .expect("written");
+    }
+    site.write_spec(&spec(site, services));
+    site.start(&[])
+}
+
+pub fn scale(report: &mut Report) {
+    for services in SIZES {
+        let site = Site::new("catalog");
+        let all: Vec<(usize, usize)> =
+            (0..services).flat_map(|service| (0..INSTANCES).map(move |instance| (service, instance))).collect();
+        each(&all, |(service, instance)| register(&site, *service, *instance));
+        let counter = Counter::before(site.consul().port);
+        let daemon = start(&site, services, Some(&counter));
+        let instances: BTreeSet<usize> = (0..INSTANCES).collect();
+        let begun = Instant::now();
+        within(LIMIT, "everything is routed", || routed(&site, 0..services, &instances));
+        report.figure(
+            &format!("{services} services × {INSTANCES}: from the start of reeve to routed"),
+            begun.elapsed().as_secs_f64(),
+            "s",
+            None,
+        );
+        within(LIMIT, "the daemon is done", || daemon.converged());
+
+        let (cpu, (requests, _)) = (processor_time(daemon.pid()), counter.requests());
+        std::thread::sleep(IDLE);
+        let used = (processor_time(daemon.pid()) - cpu) / IDLE.as_secs_f64() * 100.0;
+        let asked = counter.requests().0 - requests;
+        let what = |text: &str| format!("{services} services × {INSTANCES}: {text}");
+        report.figure(&what("idle, of one core"), used, "%", Some(2.0));
+        report.figure(&what("requests to Consul while idle, in 45 s"), number(asked), "", None);
+
+        let mut worst = Duration::ZERO;
+        let (mut requests, mut kilobytes, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..10 {
+            let service = round * services / 10;
+            let before = (counter.requests(), processor_time(daemon.pid()));
+            let more: BTreeSet<usize> = (0..=INSTANCES).collect();
+            let begun = Instant::now();
+            register(&site, service, INSTANCES);
+            within(LIMIT, "the change is routed", || fast(|| routed(&site, std::iter::once(service), &more)));
+            worst = worst.max(begun.elapsed());
+            within(LIMIT, "the daemon is done", || daemon.converged());
+            std::thread::sleep(Duration::from_secs(2));
+            let after = counter.requests();
+            requests.push(after.0 - before.0.0);
+            kilobytes.push(after.1 - before.0.1);
+            cpu.push((processor_time(daemon.pid()) - before.1) * 1000.0);
+        }
+        requests.sort_unstable();
+        kilobytes.sort_unstable();
+        cpu.sort_by(f64::total_cmp);
+        report.figure(&what("one change: slowest of 10 until loaded"), worst.as_secs_f64() * 1000.0, "ms", None);
+        report.figure(&what("one change: requests to Consul, median"), number(requests[5]), "", None);
+        report.figure(&what("one change: read from Consul, median"), number(kilobytes[5]), "kB", None);
+        report.figure(&what("one change: processor time of reeve, median"), cpu[5], "ms", None);
+        report.figure(&what("most connections to Consul at once"), number(counter.most_connections()), "", Some(100.0));
+        report.figure(&what("resident"), resident(daemon.pid()), "MB", Some(64.0));
+    }
+}
+
+/// A probe that is asked again at once for a tenth of a second: the wait between two looks is not part of the figure.
+fn fast(probe: impl Fn() -> Result<(), String>) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        match probe() {
+            Err(_) if begun.elapsed() < Duration::from_secs(5) => std::thread::sleep(Duration::from_millis(2)),
+            result => return result,
+        }
+    }
+}
+
+pub fn burst(report: &mut Report) {
+    const CHANGES: usize = 1000;
+    const SERVICES: usize = 20;
+    const LENGTH: Duration = Duration::from_secs(10);
+    let site = Site::new("burst");
+    let kept: BTreeSet<usize> = [0].into();
+    for service in 0..SERVICES {
+        register(&site, service, 0);
+    }
+    let daemon = start(&site, SERVICES, None);
+    within(LIMIT, "everything is routed", || routed(&site, 0..SERVICES, &kept));
+    within(LIMIT, "the daemon is done", || daemon.converged());
+    let reloads = || daemon.metric("reeve_nginx_reloads_total{result=\"ok\"}");
+    let before = reloads();
+    let begun = Instant::now();
+    // 40 of each service come, and go again, but for the last of each.
+    for change in 0..CHANGES {
+        let (service, turn) = (change % SERVICES, change / SERVICES);
+        let last = turn + 1 == CHANGES / SERVICES;
+        if last || turn % 2 == 0 {
+            register(&site, service, 1 + turn / 2);
+        } else {
+            deregister(&site, service, 1 + turn / 2);
+        }
+        let due = LENGTH.mul_f64((change + 1) as f64 / CHANGES as f64);
+        std::thread::sleep(due.saturating_sub(begun.elapsed()));
+    }
+    let sent = begun.elapsed();
+    let ended = Instant::now();
+    let last = CHANGES / SERVICES - 1;
+    let both: BTreeSet<usize> = [0, 1 + last / 2].into();
+    within(LIMIT, "the final state is loaded", || fast(|| routed(&site, 0..SERVICES, &both)));
+    let what = format!("burst of {CHANGES} changes in {:.1} s", sent.as_secs_f64());
+    report.figure(&format!("{what}: from the last to the final state"), ended.elapsed().as_secs_f64(), "s", Some(1.0));
+    within(LIMIT, "the daemon is done", || daemon.converged());
+    report.figure(&format!("{what}: reloads"), reloads() - before, "", Some(12.0));
+}
+
+fn number(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Seconds of both kinds, by the kernel's count of a hundredth of a second.
+pub fn processor_time(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// Megabytes.
+pub fn resident(pid: u32) -> f64 {
+    let text = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
+    let kilobytes =
+        text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    kilobytes.unwrap_or_default() / 1000.0
+}
