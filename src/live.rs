@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -97,6 +98,12 @@ impl Live {
 
     pub fn docker(&self) -> &Docker {
         &self.docker
+    }
+
+    /// Since when something is believed that nobody has read again: a pass that reads everything is due a resync after it.
+    /// `None`: the next look reads everything.
+    pub fn believed_since(&self) -> Option<Instant> {
+        self.docker.listed_at().into_iter().chain(self.consul.read_at()).min()
     }
 
     fn view<T>(&self, part: Part, result: Result<T, ViewError>) -> View<T> {

@@ -79,7 +79,8 @@ impl Controller {
         // The first pass is not part of a burst.
         let mut last_pass = now.checked_sub(settings.quiet).unwrap_or(now);
         loop {
-            let deadline = state.next_look(last_pass, settings.resync);
+            let believed_since = self.engine.world().believed_since();
+            let deadline = state.next_look(believed_since.map_or(last_pass, |at| at.min(last_pass)), settings.resync);
             let woken = tokio::select! {
                 woken = self.trigger.wait(last_pass, settings.quiet, settings.max_wait, deadline) => woken,
                 () = stop.cancelled() => return,
@@ -272,8 +273,9 @@ struct LoopState {
 }
 
 impl LoopState {
-    fn next_look(&self, last_pass: Instant, resync: Duration) -> Instant {
-        let resync = last_pass + resync;
+    /// `read`: when everything was last read. A pass that read only what had changed does not put the resync off.
+    fn next_look(&self, read: Instant, resync: Duration) -> Instant {
+        let resync = read + resync;
         self.next.map_or(resync, |next| next.min(resync))
     }
 

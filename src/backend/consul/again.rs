@@ -1,12 +1,14 @@
 //! A look at what has changed alone: what it costs depends on that, and not on what there is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
 
 use super::Consul;
+use super::execute::literal;
 use super::http::{Failure, Request};
 use super::kept::{Digests, Kept, MOST, Mark};
 use super::view::{AGENT_LIMIT, CATALOG_LIMIT, QUERIES_AT_ONCE};
@@ -77,28 +79,33 @@ impl Consul {
     }
 
     async fn at_agent(&self, name: String, node: &str) -> Option<AtAgent> {
-        // Its quotes cannot be escaped.
-        let literal = (!name.contains('`')).then(|| format!("`{name}`"))?;
-        let (services, checks) = tokio::join!(
-            self.client.json::<BTreeMap<String, Service>>(
-                Request::get(&["v1", "agent", "services"], AGENT_LIMIT)
-                    .query("filter", format!("Service == {literal}"))
-            ),
-            self.client.json::<BTreeMap<String, Check>>(
-                Request::get(&["v1", "agent", "checks"], AGENT_LIMIT)
-                    .query("filter", format!("ServiceName == {literal} or ServiceName == ``"))
-            ),
-        );
-        let (registrations, strangers) = self.divide(services.ok()?.value, &checks.ok()?.value);
-        let missing = match registrations.is_empty() {
-            true => BTreeSet::new(),
-            false => {
-                let path = ["v1", "catalog", "node", node];
-                let request = Request::get(&path, CATALOG_LIMIT).query("filter", format!("Service == {literal}"));
-                let known = self.client.json::<Option<NodeServices>>(request).await.ok()?;
-                missing_of(&registrations, &known.value.unwrap_or_default().services)
+        let services = Request::get(&["v1", "agent", "services"], AGENT_LIMIT)
+            .query("filter", format!("Service == {}", literal(&name)?));
+        let services = self.client.json::<BTreeMap<String, Service>>(services).await.ok()?.value;
+        let ours: Vec<&String> =
+            services.iter().filter(|(_, service)| service.owned_by(&self.owner)).map(|(id, _)| id).collect();
+        if ours.is_empty() {
+            let (registrations, strangers) = self.divide(services, &BTreeMap::new());
+            return Some(AtAgent { registrations, strangers, missing: BTreeSet::new() });
+        }
+        // By the registration's id, as a look at everything finds them: a check tells the name that its service had when
+        // the check was made. Beyond so many, all of them are the shorter request.
+        let mut checks = Request::get(&["v1", "agent", "checks"], AGENT_LIMIT);
+        if ours.len() <= MOST {
+            let mut filter = "ServiceID == ``".to_owned();
+            for id in ours {
+                let _ = write!(filter, " or ServiceID == {}", literal(id)?);
             }
-        };
+            checks = checks.query("filter", filter);
+        }
+        let path = ["v1", "catalog", "node", node];
+        let known = Request::get(&path, CATALOG_LIMIT).query("filter", format!("Service == {}", literal(&name)?));
+        let (checks, known) = tokio::join!(
+            self.client.json::<BTreeMap<String, Check>>(checks),
+            self.client.json::<Option<NodeServices>>(known)
+        );
+        let (registrations, strangers) = self.divide(services, &checks.ok()?.value);
+        let missing = missing_of(&registrations, &known.ok()?.value.unwrap_or_default().services);
         Some(AtAgent { registrations, strangers, missing })
     }
 

@@ -404,7 +404,7 @@ fn refused(failure: &Failure, title: &str, service: &str) -> ActionError {
 }
 
 /// A string of Consul's filter language, whose quotes cannot be escaped. `None`: ask for all, and filter here.
-fn literal(text: &str) -> Option<String> {
+pub(super) fn literal(text: &str) -> Option<String> {
     (!text.contains('`')).then(|| format!("`{text}`"))
 }
 

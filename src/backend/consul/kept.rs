@@ -68,8 +68,9 @@ impl Digests {
 pub(super) struct Memory {
     clock: u64,
     marks: BTreeMap<Mark, u64>,
-    /// What is watched: its last blocking query has answered, and the next one waits or is about to.
-    watched: BTreeSet<Key>,
+    /// What is watched: the last blocking query has answered, and the next one waits or is about to. By how many, because a
+    /// watch that was ended may still be going when its successor has begun.
+    watched: BTreeMap<Key, usize>,
     kept: Option<Kept>,
 }
 
@@ -92,6 +93,11 @@ impl Memory {
         Begun { since: self.clock, kept: kept.map(|kept| (kept, marks())) }
     }
 
+    /// Since when something is believed without having been read again.
+    pub fn read_at(&self) -> Option<Instant> {
+        self.kept.as_ref().map(|kept| kept.at)
+    }
+
     /// Is everything local that matters watched?
     fn watches(&self, kept: &Kept) -> bool {
         if self.watches_whole_catalog() {
@@ -100,17 +106,17 @@ impl Memory {
         let queried = kept.asked.iter().filter(|query| query.datacenter.is_none()).map(|query| &query.service);
         let own = kept.registrations.values().map(|registration| &registration.name);
         let mut names = queried.chain(own);
-        names.all(|name| self.watched.contains(&Key::Service { name: name.clone(), datacenter: None }))
+        names.all(|name| self.watched.contains_key(&Key::Service { name: name.clone(), datacenter: None }))
     }
 
     pub fn watches_whole_catalog(&self) -> bool {
-        self.watched.contains(&Key::AnyService) && self.watched.contains(&Key::AnyCheck)
+        self.watched.contains_key(&Key::AnyService) && self.watched.contains_key(&Key::AnyCheck)
     }
 
     /// May what was read of another datacenter be believed?
     pub fn watches_remote(&self, query: &CatalogQuery) -> bool {
         let key = Key::Service { name: query.service.clone(), datacenter: query.datacenter.clone() };
-        self.watched.contains(&key)
+        self.watched.contains_key(&key)
     }
 
     /// A look that began at `since` has ended well.
@@ -124,18 +130,21 @@ impl Memory {
         self.marks.insert(mark, self.clock);
     }
 
-    /// A watch has an answer that is another one than before, or its first.
-    pub fn heard(&mut self, key: &Key) {
-        self.watched.insert(key.clone());
+    /// A watch has an answer that is another one than before, or its first since it began or failed.
+    pub fn heard(&mut self, key: &Key, first: bool) {
+        if first {
+            *self.watched.entry(key.clone()).or_default() += 1;
+        }
         if let Some(mark) = mark_of(key) {
             self.mark(mark);
         }
     }
 
+    /// A watch that was heard goes, or has failed.
     pub fn watch_ended(&mut self, key: &Key) {
-        if self.watched.remove(key) {
-            self.mark(Mark::All);
-        }
+        self.watched.entry(key.clone()).and_modify(|count| *count = count.saturating_sub(1));
+        self.watched.retain(|_, count| *count > 0);
+        self.mark(Mark::All);
     }
 
     /// Our own write about this registration.
@@ -218,11 +227,11 @@ mod tests {
         let mut memory = Memory::default();
         memory.end(0, kept(None));
         assert_eq!(marks(&mut memory), None, "nothing is watched");
-        memory.heard(&service("web"));
+        memory.heard(&service("web"), true);
         memory.end(1, kept(None));
         assert_eq!(marks(&mut memory), Some(vec![]));
         memory.end(1, kept(None));
-        memory.heard(&service("web"));
+        memory.heard(&service("web"), false);
         let news = Mark::Service { name: "web".to_owned(), datacenter: None };
         assert_eq!(marks(&mut memory), Some(vec![news.clone()]));
         memory.end(1, kept(None));
@@ -233,14 +242,27 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_that_ends_late_does_not_take_its_successors_word_away() {
+        let mut memory = Memory::default();
+        memory.heard(&service("web"), true);
+        memory.heard(&service("web"), true);
+        memory.watch_ended(&service("web"));
+        memory.end(3, kept(None));
+        assert_eq!(marks(&mut memory), Some(vec![]));
+        memory.watch_ended(&service("web"));
+        memory.end(4, kept(None));
+        assert_eq!(marks(&mut memory), None, "nobody watches any more");
+    }
+
+    #[test]
     fn with_a_watch_on_the_whole_catalog_the_changed_services_are_found_by_their_digests() {
         let mut memory = Memory::default();
-        memory.heard(&Key::AnyService);
-        memory.heard(&Key::AnyCheck);
+        memory.heard(&Key::AnyService, true);
+        memory.heard(&Key::AnyCheck, true);
         memory.end(2, kept(None));
         assert_eq!(marks(&mut memory), None, "without digests it cannot be told what changed");
         memory.end(2, kept(Some(Digests::default())));
-        memory.heard(&Key::AnyService);
+        memory.heard(&Key::AnyService, false);
         assert_eq!(marks(&mut memory), Some(vec![Mark::Some]));
         let of =
             |web: u64, nodes: u64| Digests { services: [("web".to_owned(), web), ("db".to_owned(), 7)].into(), nodes };
@@ -255,7 +277,7 @@ mod tests {
     #[test]
     fn a_look_that_was_cut_off_and_an_old_one_are_followed_by_one_that_reads_everything() {
         let mut memory = Memory::default();
-        memory.heard(&service("web"));
+        memory.heard(&service("web"), true);
         memory.end(1, kept(None));
         assert!(marks(&mut memory).is_some());
         assert_eq!(marks(&mut memory), None, "the one before never ended");

@@ -29,7 +29,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::observed::Dependency;
 use crate::settings::ConsulSettings;
@@ -79,6 +79,11 @@ impl Consul {
     pub fn that_reads_everything_after(mut self, relist: Duration) -> Self {
         self.relist = relist;
         self
+    }
+
+    /// Of what the next look would still believe: when it was read.
+    pub fn read_at(&self) -> Option<Instant> {
+        self.keeping(|memory| memory.read_at())
     }
 
     fn keeping<T>(&self, work: impl FnOnce(&mut kept::Memory) -> T) -> T {

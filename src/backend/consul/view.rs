@@ -25,6 +25,8 @@ use crate::world::ViewError;
 pub(super) const AGENT_LIMIT: Duration = Duration::from_secs(4);
 /// The catalog is asked over the network; a server without a leader holds a request for 7 s before it gives up.
 pub(super) const CATALOG_LIMIT: Duration = Duration::from_secs(4);
+/// What has changed is read again within this, or everything is: both together must end within `observed::VIEW_TIMEOUT`.
+const AGAIN_LIMIT: Duration = Duration::from_millis(1500);
 /// Queries that are asked at the same time.
 pub(super) const QUERIES_AT_ONCE: usize = 12;
 
@@ -32,13 +34,15 @@ pub(super) const QUERIES_AT_ONCE: usize = 12;
 struct FromCatalog {
     nodes: Vec<Node>,
     services: BTreeMap<String, Vec<String>>,
+    /// Both of these could be read.
+    listed: bool,
     /// Our ids that it lacks, or has with other facts; `None`: it could not be asked.
     missing: Option<BTreeSet<String>>,
     queries: BTreeMap<CatalogQuery, View<Catalog>>,
 }
 
 impl Consul {
-    /// Reads everything, concurrently. It ends within twice four seconds.
+    /// Reads what has to be read, concurrently. It ends within ten seconds.
     ///
     /// # Errors
     /// The agent cannot be read: the complete reason, with Consul's own words.
@@ -54,44 +58,43 @@ impl Consul {
     async fn look(&self, interest: &Interest) -> Result<observed::Consul, ViewError> {
         let now = Instant::now();
         let begun = self.keeping(|memory| memory.begin(&interest.catalog, self.relist, now));
-        let (leader, peers) = tokio::join!(
-            self.leader(AGENT_LIMIT),
-            self.client.json::<Vec<String>>(Request::get(&["v1", "status", "peers"], AGENT_LIMIT)),
-        );
-        let peers = peers.map(|answer| answer.value).unwrap_or_default();
-        if let (Some((kept, marks)), Ok(leader)) = (begun.kept, &leader) {
-            let (kept, failure_tolerance) = tokio::join!(self.renew(kept, marks), self.failure_tolerance());
-            if let Some(kept) = kept {
+        if let Some((kept, marks)) = begun.kept {
+            let parts = async {
+                tokio::join!(self.leader(AGENT_LIMIT), self.peers(), self.failure_tolerance(), self.renew(kept, marks))
+            };
+            if let Ok((Ok(leader), peers, failure_tolerance, Some(kept))) =
+                tokio::time::timeout(AGAIN_LIMIT, parts).await
+            {
                 let unsynced = self.remembering(|memory| memory.unsynced(kept.missing.clone(), Timestamp::now()));
                 self.keeping(|memory| memory.end(begun.since, kept.clone()));
-                return Ok(self.seen(kept, Some(leader.clone()), peers, failure_tolerance, unsynced));
+                return Ok(self.seen(kept, Some(leader), peers, failure_tolerance, unsynced));
             }
         }
-        self.look_at_everything(interest, leader, peers, begun.since).await
+        self.look_at_everything(interest, begun.since).await
     }
 
-    async fn look_at_everything(
-        &self,
-        interest: &Interest,
-        leader: Result<String, String>,
-        peers: Vec<String>,
-        since: u64,
-    ) -> Result<observed::Consul, ViewError> {
+    async fn look_at_everything(&self, interest: &Interest, since: u64) -> Result<observed::Consul, ViewError> {
         let at = Instant::now();
-        let (me, services, checks) = tokio::join!(
+        let leader = async {
+            let leader = self.leader(AGENT_LIMIT).await;
+            // Before the queries: what changes in between is then read once more.
+            let digests = match self.keeping(|memory| memory.watches_whole_catalog()) && leader.is_ok() {
+                true => tokio::time::timeout(AGENT_LIMIT.saturating_sub(at.elapsed()), self.digests()).await,
+                false => return (leader, None),
+            };
+            (leader, digests.ok().and_then(Result::ok))
+        };
+        let (me, services, checks, (leader, digests), peers) = tokio::join!(
             self.client.json::<AgentSelf>(Request::get(&["v1", "agent", "self"], AGENT_LIMIT)),
             self.client.json::<BTreeMap<String, Service>>(Request::get(&["v1", "agent", "services"], AGENT_LIMIT)),
             self.client.json::<BTreeMap<String, Check>>(Request::get(&["v1", "agent", "checks"], AGENT_LIMIT)),
+            leader,
+            self.peers(),
         );
         let agent = me?.value.agent();
         let (registrations, strangers) = self.divide(services?.value, &checks?.value);
 
         self.remembering(|memory| memory.keep_only(&interest.catalog));
-        // Before the queries: what changes in between is then read once more.
-        let digests = match self.keeping(|memory| memory.watches_whole_catalog()) && leader.is_ok() {
-            true => self.digests().await.ok(),
-            false => None,
-        };
         let (catalog, failure_tolerance) = match &leader {
             Ok(_) => {
                 let catalog = self.catalog(&agent, &registrations, &interest.catalog);
@@ -99,7 +102,7 @@ impl Consul {
             }
             Err(reason) => (self.without_leader(reason, &interest.catalog), Some(0)),
         };
-        let certain = leader.is_ok() && catalog.missing.is_some();
+        let certain = leader.is_ok() && catalog.listed && catalog.missing.is_some();
         let unsynced = self.remembering(|memory| match &catalog.missing {
             Some(missing) => memory.unsynced(missing.clone(), Timestamp::now()),
             None => memory.still_unsynced(|id| registrations.contains_key(id)),
@@ -153,6 +156,11 @@ impl Consul {
             unsynced,
             failing,
         }
+    }
+
+    async fn peers(&self) -> Vec<String> {
+        let peers = self.client.json::<Vec<String>>(Request::get(&["v1", "status", "peers"], AGENT_LIMIT)).await;
+        peers.map(|answer| answer.value).unwrap_or_default()
     }
 
     /// `address:port` of the leader, or in words why there is none.
@@ -209,7 +217,7 @@ impl Consul {
                 .map(|query| (query.clone(), memory.unreadable(query, reason.to_owned(), false, now)))
                 .collect()
         });
-        FromCatalog { nodes: Vec::new(), services: BTreeMap::new(), missing: None, queries }
+        FromCatalog { nodes: Vec::new(), services: BTreeMap::new(), listed: false, missing: None, queries }
     }
 
     async fn catalog(
@@ -228,6 +236,7 @@ impl Consul {
             self.queries(queries),
         );
         FromCatalog {
+            listed: nodes.is_ok() && services.is_ok(),
             nodes: nodes.unwrap_or_default(),
             services: services
                 .map(|answer| answer.value.into_iter().map(|(name, tags)| (name, tags.unwrap_or_default())).collect())

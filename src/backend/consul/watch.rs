@@ -220,17 +220,31 @@ fn keys(interest: &Interest, own: &BTreeSet<String>, asked: &BTreeSet<Dependency
 struct Watching<'a> {
     consul: &'a Consul,
     key: &'a Key,
+    heard: bool,
+}
+
+impl Watching<'_> {
+    fn heard(&mut self) {
+        let first = !std::mem::replace(&mut self.heard, true);
+        self.consul.keeping(|memory| memory.heard(self.key, first));
+    }
+
+    fn ended(&mut self) {
+        if std::mem::take(&mut self.heard) {
+            self.consul.keeping(|memory| memory.watch_ended(self.key));
+        }
+    }
 }
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        self.consul.keeping(|memory| memory.watch_ended(self.key));
+        self.ended();
     }
 }
 
 async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
     let client = &consul.client;
-    let watching = Watching { consul: &consul, key: &key };
+    let mut watching = Watching { consul: &consul, key: &key, heard: false };
     let pause = match key {
         Key::Service { .. } | Key::Keys { .. } => PAUSE,
         Key::Services { .. } | Key::Nodes { .. } | Key::Node { .. } => LIST_PAUSE,
@@ -247,7 +261,7 @@ async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
             Ok((next, now)) => {
                 let news = facts.replace(now) != Some(now);
                 if news || failures > 0 {
-                    consul.keeping(|memory| memory.heard(watching.key));
+                    watching.heard();
                     wake();
                 }
                 failures = 0;
@@ -258,7 +272,7 @@ async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
                 tokio::time::sleep(rest).await;
             }
             Err(failure) => {
-                consul.keeping(|memory| memory.watch_ended(watching.key));
+                watching.ended();
                 if failures == 0 {
                     tracing::debug!(%failure, "a watch on Consul failed");
                     wake();

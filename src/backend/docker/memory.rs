@@ -126,6 +126,11 @@ impl Memory {
         (self.clock, part)
     }
 
+    /// Since when something is believed without having been listed again.
+    pub(super) fn listed_at(&self) -> Option<Instant> {
+        self.whole.as_ref().map(|whole| whole.listed_at)
+    }
+
     /// A few of those whose words change without an event, the oldest first.
     fn restless(&self, now: Instant) -> impl Iterator<Item = Change> + use<> {
         let due = |entry: &Entry| entry.restless && now.saturating_duration_since(entry.at) >= RESTLESS_AFTER;

@@ -39,7 +39,7 @@ mod parts;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::query_parameters::LogsOptions;
 use futures_util::StreamExt;
@@ -101,6 +101,11 @@ impl Docker {
         let Inner { link, memory, mark, looking, relist, .. } = &*self.inner;
         let _one_at_a_time = looking.lock().await;
         view::Viewer { link, memory, mark, relist: *relist }.view(interest).await
+    }
+
+    /// Of what the next look would still believe: when it was listed.
+    pub fn listed_at(&self) -> Option<Instant> {
+        self.inner.memory.lock().unwrap_or_else(PoisonError::into_inner).listed_at()
     }
 
     /// Every container without a mark, compared with what the spec says of the service.

@@ -11,6 +11,7 @@ use crate::plan::DockerAction;
 use crate::spec::Owner;
 use crate::world::Wake;
 
+const PING: &str = "GET /v1.41/_ping";
 const LISTS: [&str; 3] = ["GET /v1.41/containers/json", "GET /v1.41/networks", "GET /v1.41/volumes"];
 
 fn interest() -> Interest {
@@ -88,6 +89,11 @@ impl Following {
         following
     }
 
+    /// What was asked for beside whether the engine answers at all.
+    fn asked(engine: &FakeEngine) -> Vec<String> {
+        engine.requests().into_iter().filter(|request| request != PING).collect()
+    }
+
     async fn look(&self) -> observed::Docker {
         self.docker.view(&interest()).await.expect("known")
     }
@@ -124,20 +130,20 @@ async fn what_a_change_costs_does_not_grow_with_the_world() {
         let engine = engine_with(containers);
         let following = Following::start(&engine, engine.docker()).await;
         assert_eq!(following.look().await.containers.len(), containers);
-        assert_eq!(engine.requests(), [""; 0], "{containers}: nothing has changed");
+        assert_eq!(Following::asked(&engine), [""; 0], "{containers}: nothing has changed");
 
         engine.reply(&path("c3"), inspected("c3", "c3", LABELS, "exited", ""));
         following.hears(&engine, &of_ours("die", "c3")).await;
         let seen = following.look().await;
         assert!(matches!(seen.containers["c3"].state, ContainerState::Exited { .. }));
-        assert_eq!(engine.requests(), [path("c3")], "{containers}");
+        assert_eq!(Following::asked(&engine), [path("c3")], "{containers}");
 
         engine.forget_requests();
         following.hears(&engine, &event("network", "create", "n1", r#""name":"net""#)).await;
         following.hears(&engine, &event("volume", "create", "v1", "")).await;
         following.hears(&engine, &event("image", "untag", "sha256:1", r#""name":"sha256:1""#)).await;
         following.look().await;
-        let mut asked = engine.requests();
+        let mut asked = Following::asked(&engine);
         asked.sort();
         let by_id = "GET /v1.41/networks?filters=%7B%22id%22%3A%5B%22n1%22%5D%7D";
         assert_eq!(asked, ["GET /v1.41/images/web:1/json", by_id, "GET /v1.41/volumes/v1"], "{containers}");
@@ -228,4 +234,42 @@ async fn another_interest_is_another_look() {
     let wider = Interest { networks: ["theirs".to_owned()].into(), ..interest() };
     let seen = following.docker.view(&wider).await.expect("known");
     assert_eq!(seen.networks["theirs"].id, "n1");
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_is_unknown_though_its_events_say_nothing() {
+    let engine = engine_with(2);
+    let following = Following::start(&engine, engine.docker()).await;
+    engine.reply(PING, Reply::HangUp);
+    let unknown = following.docker.view(&interest()).await.expect_err("it does not answer").to_string();
+    assert!(unknown.contains("ping"), "{unknown}");
+    assert_eq!(following.docker.listed_at(), None, "nothing of what was seen before is believed any more");
+    engine.reply(PING, Reply::ok("OK"));
+    assert_eq!(following.look().await.containers.len(), 2);
+    assert_eq!(engine.asked(LISTS[0]), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_looks_as_if_it_were_replayed_is_read_all_the_same() {
+    let engine = engine_with(1);
+    let following = Following::start(&engine, engine.docker()).await;
+    // The engine's clock is a quarter of a minute behind.
+    let nanos = (jiff::Timestamp::now() - Duration::from_secs(15)).as_nanosecond();
+    let die = of_ours("die", "c0").replacen('{', &format!(r#"{{"timeNano":{nanos},"#), 1);
+    engine.reply(&path("c0"), inspected("c0", "c0", LABELS, "exited", ""));
+    engine.emit(&die);
+    following.hears(&engine, &event("container", "start", "s", "")).await;
+    assert!(!following.look().await.containers["c0"].state.running());
+    assert_eq!(engine.asked(LISTS[0]), 0);
+}
+
+#[tokio::test]
+async fn a_look_at_what_has_changed_does_not_put_off_the_next_list() {
+    let engine = engine_with(1);
+    let following = Following::start(&engine, engine.docker()).await;
+    let listed_at = following.docker.listed_at();
+    assert!(listed_at.is_some());
+    following.hears(&engine, &of_ours("die", "c0")).await;
+    following.look().await;
+    assert_eq!(following.docker.listed_at(), listed_at);
 }

@@ -57,17 +57,20 @@ impl Viewer<'_> {
     /// One at a time, or an older look could overwrite what a newer one remembers.
     pub(super) async fn view(&self, interest: &Interest) -> Result<Docker, ViewError> {
         let work = async {
-            let connection = self.link.connection().await.map_err(|fault| self.error("connect", &fault))?;
             let now = Instant::now();
             let scope = Scope::of(interest);
+            // First of all: whatever fails from here on is followed by a look that lists.
             let (since, part) = self.memory().begin(&scope, self.relist, now);
+            let connection = self.link.connection().await.map_err(|fault| self.error("connect", &fault))?;
             let begun = |look, fresh| Begun { interest, look, since, fresh };
             let version = connection.engine.to_string();
-            if let Some((mut whole, changes)) = part
-                && let Some(fresh) = self.renew(&mut whole, &changes).await?
-                && let Some(docker) = self.docker(whole, begun(Look::Part, fresh), &version).await?
-            {
-                return Ok(docker);
+            if let Some((mut whole, changes)) = part {
+                let (_, fresh) = tokio::try_join!(self.ping(), self.renew(&mut whole, &changes))?;
+                if let Some(fresh) = fresh
+                    && let Some(docker) = self.docker(whole, begun(Look::Part, fresh), &version).await?
+                {
+                    return Ok(docker);
+                }
             }
             let (containers, networks, volumes, images) =
                 tokio::try_join!(self.containers(), self.networks(), self.volumes(interest), self.images(interest))?;
@@ -85,6 +88,11 @@ impl Viewer<'_> {
 
     fn error(&self, what: &str, fault: &Fault) -> ViewError {
         ViewError(format!("docker at {}: {what}: {fault}", self.link.host()))
+    }
+
+    /// An engine that hangs sends no events either, and leaves its stream open: what it said before is not what it says.
+    async fn ping(&self) -> Result<String, ViewError> {
+        self.link.get(LIST_LIMIT, "/_ping").await.map_err(|fault| self.error("ping", &fault))
     }
 
     /// What is known, as the interest wants to see it. `None`: not all of it can be read one by one.

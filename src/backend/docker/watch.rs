@@ -125,8 +125,9 @@ impl Watcher<'_> {
         }
     }
 
-    /// `opened`: when the stream was. What it replays from before, the list that follows the connection shows; but for a
-    /// stop that is under way.
+    /// `opened`: when the stream was. What it replays from before, the list that follows the connection shows, and so it
+    /// does not wake; but for a stop that is under way. It marks all the same: with a clock that is behind ours, what happens
+    /// now looks as if it were replayed.
     fn take(&self, event: &EventMessage, opened: (Timestamp, tokio::time::Instant)) {
         let at = event.time_nano.and_then(|nanos| Timestamp::from_nanosecond(nanos.into()).ok());
         let at = at.unwrap_or_else(Timestamp::now);
@@ -134,7 +135,7 @@ impl Watcher<'_> {
         // Later on, an engine on another machine may only have another idea of the time.
         let replayed = at < news && opened.1.elapsed() < SETTLED;
         let stops = event.action.as_deref() == Some("kill");
-        if (!replayed || stops) && self.concerns_us(event, at) {
+        if self.concerns_us(event, at) && (!replayed || stops) {
             (self.wake)(WakeSource::DockerEvent, if replayed { opened.0 } else { at });
         }
     }

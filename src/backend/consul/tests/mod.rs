@@ -1,6 +1,7 @@
 //! Faults of an agent, against a scripted one. What a real agent does is in `tests/real/consul.rs`.
 
 mod actions;
+mod again;
 mod view;
 mod watches;
 
