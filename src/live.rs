@@ -192,8 +192,9 @@ impl Observe for Live {
             interest.to_mut().widen(directory);
         }
         let interest = &*interest;
+        // Each in a place of its own: together they are too much for a thread's stack.
         let docker = async {
-            let mut docker = limited("Docker", self.docker.view(interest)).await?;
+            let mut docker = limited("Docker", Box::pin(self.docker.view(interest))).await?;
             self.probe(&mut docker, interest).await;
             let good =
                 |one: &observed::Container| one.state.running() && matches!(one.health, Health::None | Health::Healthy);
@@ -205,12 +206,12 @@ impl Observe for Live {
         };
         let nginx = async {
             match &self.nginx {
-                Some(nginx) => limited("nginx", nginx.view(interest)).await,
+                Some(nginx) => limited("nginx", Box::pin(nginx.view(interest))).await,
                 None => Ok(observed::Nginx::off(Timestamp::now())),
             }
         };
-        let consul = limited("Consul", self.consul.view(interest));
-        let templates = self.templates.view(interest, &self.consul);
+        let consul = limited("Consul", Box::pin(self.consul.view(interest)));
+        let templates = Box::pin(self.templates.view(interest, &self.consul));
         let (docker, consul, nginx, templates) = tokio::join!(docker, consul, nginx, templates);
         Observed {
             docker: self.view(Part::Docker, docker),

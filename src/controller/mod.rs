@@ -120,8 +120,7 @@ impl Controller {
                 plan.steps.iter_mut().for_each(|step| step.drift = false);
             }
         };
-        let pass = engine.pass(&spec, orders, &mut state.backoff, stop, select, &report);
-        tokio::pin!(pass);
+        let mut pass = Box::pin(engine.pass(&spec, orders, &mut state.backoff, stop, select, &report));
         let mut pass = tokio::select! {
             pass = &mut pass => pass,
             () = stop.cancelled() => tokio::time::timeout(STOP_GRACE, pass).await.ok()?,

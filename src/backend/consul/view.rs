@@ -60,7 +60,8 @@ impl Consul {
         let begun = self.keeping(|memory| memory.begin(&interest.catalog, self.relist, now));
         if let Some((kept, marks)) = begun.kept {
             let parts = async {
-                tokio::join!(self.leader(AGENT_LIMIT), self.peers(), self.failure_tolerance(), self.renew(kept, marks))
+                let renewed = Box::pin(self.renew(kept, marks));
+                tokio::join!(self.leader(AGENT_LIMIT), self.peers(), self.failure_tolerance(), renewed)
             };
             if let Ok((Ok(leader), peers, failure_tolerance, Some(kept))) =
                 tokio::time::timeout(AGAIN_LIMIT, parts).await
@@ -70,7 +71,7 @@ impl Consul {
                 return Ok(self.seen(kept, Some(leader), peers, failure_tolerance, unsynced));
             }
         }
-        self.look_at_everything(interest, begun.since).await
+        Box::pin(self.look_at_everything(interest, begun.since)).await
     }
 
     async fn look_at_everything(&self, interest: &Interest, since: u64) -> Result<observed::Consul, ViewError> {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use reeve::render::endpoints;
 use serde_json::json;
 
 use crate::counter::Counter;
@@ -51,9 +52,24 @@ fn deregister(site: &Site, service: usize, instance: usize) {
 /// nginx has loaded what is current, and that routes each of the services to these instances.
 fn routed(site: &Site, services: impl Iterator<Item = usize>, instances: &BTreeSet<usize>) -> Result<(), String> {
     let wanted: BTreeSet<String> = instances.iter().map(|one| format!("127.0.0.1:{}", FIRST_PORT + one)).collect();
+    let by_lua = match fs::read_to_string(site.state().join("current/endpoints")) {
+        Ok(text) => Some(endpoints::parse(&text).ok_or("the file of endpoints is not whole")?),
+        Err(_) => None,
+    };
     for service in services {
-        let seen = servers_of(site.state(), &format!("u{service}")).ok_or_else(|| format!("no upstream u{service}"))?;
-        check(seen == wanted, || format!("u{service}: {} of {} servers", seen.len(), wanted.len()))?;
+        let name = format!("u{service}");
+        let seen = match &by_lua {
+            Some((_, all)) => all.get(&name).map(|endpoints| {
+                endpoints.iter().map(|one| format!("{}:{}", one.address, one.port)).collect::<BTreeSet<_>>()
+            }),
+            None => servers_of(site.state(), &name),
+        };
+        let seen = seen.ok_or_else(|| format!("no upstream {name}"))?;
+        check(seen == wanted, || format!("{name}: {} of {} servers", seen.len(), wanted.len()))?;
+    }
+    if let Some((hash, _)) = by_lua {
+        let answer = http::get(site.ports.probe(), "/").map_err(|error| error.to_string())?;
+        check(answer.body.split(' ').nth(1) == Some(hash.as_str()), || format!("{}, not {hash}", answer.body))?;
     }
     site.loaded_is_current()
 }
@@ -138,41 +154,52 @@ fn fast(probe: impl Fn() -> Result<(), String>) -> Result<(), String> {
 }
 
 pub fn burst(report: &mut Report) {
+    for (path, reloads) in [("reload", 12.0), ("lua", 0.0)] {
+        let mut site = Site::new("burst");
+        if path == "lua" {
+            site.use_lua();
+        }
+        burst_on(report, &site, path, reloads);
+    }
+}
+
+fn burst_on(report: &mut Report, site: &Site, path: &str, most: f64) {
     const CHANGES: usize = 1000;
     const SERVICES: usize = 20;
     const LENGTH: Duration = Duration::from_secs(10);
-    let site = Site::new("burst");
+    const LAST: usize = 99;
     let kept: BTreeSet<usize> = [0].into();
     for service in 0..SERVICES {
-        register(&site, service, 0);
+        register(site, service, 0);
     }
-    let daemon = start(&site, SERVICES, None);
-    within(LIMIT, "everything is routed", || routed(&site, 0..SERVICES, &kept));
+    let daemon = start(site, SERVICES, None);
+    within(LIMIT, "everything is routed", || routed(site, 0..SERVICES, &kept));
     within(LIMIT, "the daemon is done", || daemon.converged());
     let reloads = || daemon.metric("reeve_nginx_reloads_total{result=\"ok\"}");
     let before = reloads();
     let begun = Instant::now();
-    // 40 of each service come, and go again, but for the last of each.
+    // Of each service one after the other comes and goes again; the last two stay.
     for change in 0..CHANGES {
         let (service, turn) = (change % SERVICES, change / SERVICES);
         let last = turn + 1 == CHANGES / SERVICES;
-        if last || turn % 2 == 0 {
-            register(&site, service, 1 + turn / 2);
+        if last {
+            register(site, service, LAST);
+        } else if turn % 2 == 0 {
+            register(site, service, 1 + turn / 2);
         } else {
-            deregister(&site, service, 1 + turn / 2);
+            deregister(site, service, 1 + turn / 2);
         }
         let due = LENGTH.mul_f64((change + 1) as f64 / CHANGES as f64);
         std::thread::sleep(due.saturating_sub(begun.elapsed()));
     }
     let sent = begun.elapsed();
     let ended = Instant::now();
-    let last = CHANGES / SERVICES - 1;
-    let both: BTreeSet<usize> = [0, 1 + last / 2].into();
-    within(LIMIT, "the final state is loaded", || fast(|| routed(&site, 0..SERVICES, &both)));
-    let what = format!("burst of {CHANGES} changes in {:.1} s", sent.as_secs_f64());
+    let stay: BTreeSet<usize> = [0, CHANGES / SERVICES / 2, LAST].into();
+    within(LIMIT, "the final state is loaded", || fast(|| routed(site, 0..SERVICES, &stay)));
+    let what = format!("{path}: burst of {CHANGES} changes in {:.1} s", sent.as_secs_f64());
     report.figure(&format!("{what}: from the last to the final state"), ended.elapsed().as_secs_f64(), "s", Some(1.0));
     within(LIMIT, "the daemon is done", || daemon.converged());
-    report.figure(&format!("{what}: reloads"), reloads() - before, "", Some(12.0));
+    report.figure(&format!("{what}: reloads"), reloads() - before, "", Some(most));
 }
 
 fn number(count: usize) -> f64 {

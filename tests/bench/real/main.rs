@@ -9,6 +9,7 @@ mod catalog;
 mod counter;
 mod engine;
 mod fleet;
+mod floor;
 mod report;
 mod soak;
 #[allow(dead_code)]

@@ -1,43 +1,40 @@
-//! From a change to the traffic that follows it. A container is started: until the first request is answered by it. One is
-//! killed: until nginx is last seen to run what still routes to it. Beside each, the floor: the same container is
-//! registered (deregistered) at the agent, a blocking query tells, `nginx -t`, HUP, and the same is seen of another nginx.
+//! From a change to the traffic that follows it. A container is started: until the first request is answered by it, and
+//! until nginx is last seen to run what does not route to it. One is killed: until nginx is last seen to run what still
+//! does. Beside each, the floor (`floor`), by the same definition.
+//!
+//! Whoever asks leaves the processor free in between: on a small machine, an asker that never rests is what is measured.
 
-use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::Signal;
-use serde_json::Value;
-
 use crate::engine;
+use crate::floor::Floor;
 use crate::report::{Report, median_and_p99};
 use crate::support::docker::STRANGER;
-use crate::support::nginx::{Nginx, send};
 use crate::support::{Site, check, eventually, http};
 
 const ROUNDS: usize = 100;
-/// A way that has no Lua path is measured without one.
 const PATHS: [(&str, f64); 2] = [("reload", 1.2), ("lua", 1.5)];
+const MODULE: &str = "/usr/lib/nginx/modules/ngx_http_lua_module.so";
 /// What an old worker may still answer after a new one has.
 const SETTLED: Duration = Duration::from_millis(300);
 const LIMIT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(1);
 
 pub fn run(report: &mut Report) {
     for (path, goal) in PATHS {
         let mut site = Site::new("bench");
-        if path == "lua" {
-            site.more_settings = String::new();
-            site.nginx_start = true;
-            let text = fs::read_to_string(site.settings()).expect("the settings");
-            fs::write(site.settings(), text.replace("nginx:\n", "nginx:\n  endpoints: lua\n")).expect("written");
-            site.write_spec(&spec(&site));
-            if site.reeve(&["validate"]).code != Some(0) {
-                eprintln!("  this reeve has no `nginx.endpoints: lua`");
+        let lua = path == "lua";
+        if lua {
+            if !Path::new(MODULE).exists() {
+                eprintln!("  without {MODULE} (Debian: libnginx-mod-http-lua) there is no lua path");
                 continue;
             }
+            site.use_lua();
         }
-        measure(report, &site, path, goal);
+        measure(report, &site, lua, goal);
     }
 }
 
@@ -49,33 +46,7 @@ fn spec(site: &Site) -> String {
     )
 }
 
-struct Floor {
-    nginx: Nginx,
-    listen: u16,
-    probe: u16,
-    number: usize,
-}
-
-impl Floor {
-    fn configure(&mut self, ports: &[u16]) {
-        self.number += 1;
-        let servers: String = ports.iter().map(|port| format!("server 127.0.0.1:{port};")).collect();
-        self.nginx.write_config(&format!(
-            "upstream site {{ {servers} }}\nserver {{ listen 127.0.0.1:{}; location / {{ proxy_pass http://site; }} }}\n\
-             server {{ listen 127.0.0.1:{}; location / {{ return 200 \"floor-{} $pid\"; }} }}\n",
-            self.listen, self.probe, self.number
-        ));
-    }
-
-    /// `nginx -t`, and the signal.
-    fn reload(&mut self, ports: &[u16]) {
-        self.configure(ports);
-        self.nginx.command(&["-t"]).expect("nginx accepts it");
-        send(self.nginx.master().expect("it runs"), Signal::HUP);
-    }
-}
-
-fn measure(report: &mut Report, site: &Site, path: &str, goal: f64) {
+fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
     let mark = (STRANGER, site.project.as_str());
     let labels = [mark, ("SERVICE_NAME", site.project.as_str())];
     let base = engine::create(&format!("{}-base", site.project), &labels);
@@ -85,117 +56,129 @@ fn measure(report: &mut Report, site: &Site, path: &str, goal: f64) {
         daemon.converged()?;
         site.served_by(site.listen(), 2).map(drop)
     });
-    let folder = site.folder().join("floor");
-    let nginx = Nginx::new(folder, site.folder().join("floor-state"));
-    let mut floor = Floor { nginx, listen: site.ports.listen(6), probe: site.ports.listen(7), number: 0 };
-    floor.configure(&[base_port]);
-    floor.nginx.command(&[]).expect("it starts");
-    let floor_service = format!("{}-floor", site.project);
-    site.consul().register("base", &floor_service, "127.0.0.1", base_port);
+    let mut floor = Floor::start(site, lua, base_port);
     eventually("the floor serves", || site.served_by(floor.listen, 2).map(drop));
 
-    let (mut started, mut killed, mut floor_up, mut floor_down) = (vec![], vec![], vec![], vec![]);
+    let probe = site.ports.probe();
+    let (mut first, mut all, mut gone) = (vec![], vec![], vec![]);
+    let (mut floor_first, mut floor_all, mut floor_gone) = (vec![], vec![], vec![]);
     for round in 0..ROUNDS {
-        let name = format!("{}-{round}", site.project);
-        let id = engine::create(&name, &labels);
-        let begun = Instant::now();
-        engine::start(&id);
-        first_answer(site.listen(), &id[..12]);
-        let seen = SystemTime::now();
-        started.push(seen.duration_since(time_of(&id, "StartedAt")).unwrap_or_default().min(begun.elapsed()));
+        let id = engine::create(&format!("{}-{round}", site.project), &labels);
+        let seen = watched(probe, Some((site.listen(), &id[..12])), || engine::start(&id));
+        let since = time_of(&id, "StartedAt");
+        first.push(seen.first.duration_since(since).unwrap_or_default());
+        all.push(seen.last_old.duration_since(since).unwrap_or_default());
 
-        let port = host_port(&id);
-        // Its own blocking query waits already when the change comes.
-        let index = index_of(site, &floor_service);
-        let begun = Instant::now();
-        site.consul().register("floor", &floor_service, "127.0.0.1", port);
-        wait_for_news(site, &floor_service, index);
-        floor.reload(&[base_port, port]);
-        first_answer(floor.listen, &id[..12]);
-        floor_up.push(begun.elapsed());
-
-        let probe = site.ports.probe();
-        let old = site.loaded().unwrap_or_default();
-        let seen = last_answer(probe, &old, || engine::kill(&id));
-        killed.push(seen.duration_since(time_of(&id, "FinishedAt")).unwrap_or_default());
-
-        let index = index_of(site, &floor_service);
-        let old = format!("floor-{}", floor.number);
-        let mut begun = SystemTime::now();
-        let seen = last_answer(floor.probe, &old, || {
-            begun = SystemTime::now();
-            site.consul().deregister("floor");
-            wait_for_news(site, &floor_service, index);
-            floor.reload(&[base_port]);
+        let (port, index) = (host_port(&id), floor.index(site));
+        let mut since = SystemTime::now();
+        let seen = watched(floor.probe, Some((floor.listen, &id[..12])), || {
+            since = SystemTime::now();
+            floor.add(site, index, port, &[base_port, port]);
         });
-        floor_down.push(seen.duration_since(begun).unwrap_or_default());
+        floor_first.push(seen.first.duration_since(since).unwrap_or_default());
+        floor_all.push(seen.last_old.duration_since(since).unwrap_or_default());
+
+        let seen = watched(probe, None, || engine::kill(&id));
+        gone.push(seen.last_old.duration_since(time_of(&id, "FinishedAt")).unwrap_or_default());
+
+        let index = floor.index(site);
+        let seen = watched(floor.probe, None, || {
+            since = SystemTime::now();
+            floor.remove(site, index, &[base_port]);
+        });
+        floor_gone.push(seen.last_old.duration_since(since).unwrap_or_default());
         engine::remove(&id);
         if round % 10 == 9 {
-            eprintln!("  {path}: {} of {ROUNDS}", round + 1);
+            eprintln!("  {}: {} of {ROUNDS}", path(lua), round + 1);
         }
         // What the daemon has left to do of this round must not be part of the next.
         eventually("the daemon is done", || daemon.converged());
     }
-    let pairs = [
-        ("a container is started → first answer by it", started, floor_up),
-        ("one is killed → last seen routed", killed, floor_down),
-    ];
-    for (what, times, floors) in pairs {
+    for (what, times, floors) in [
+        ("a container is started → all of nginx routes to it", all, floor_all),
+        ("one is killed → none of nginx routes to it", gone, floor_gone),
+        ("a container is started → first answer by it", first, floor_first),
+    ] {
         let ((median, p99), (floor_median, floor_p99)) = (median_and_p99(times), median_and_p99(floors));
-        report.ratio(&format!("{path}: {what}, median of {ROUNDS}"), median, floor_median, Some(goal));
-        report.ratio(&format!("{path}: {what}, 99th percentile"), p99, floor_p99, None);
+        report.ratio(&format!("{}: {what}, median of {ROUNDS}", path(lua)), median, floor_median, Some(goal));
+        report.ratio(&format!("{}: {what}, 99th percentile", path(lua)), p99, floor_p99, None);
     }
     let text = daemon.get("/metrics").map(|answer| answer.body).unwrap_or_default();
     let value = |series: &str| crate::support::program::value(&text, series).unwrap_or_default();
     let count = value("reeve_change_to_loaded_seconds_count");
     let mean = value("reeve_change_to_loaded_seconds_sum") / count.max(1.0);
-    report.figure(&format!("{path}: reeve_change_to_loaded_seconds, mean of {count}"), mean * 1000.0, "ms", None);
+    report.figure(
+        &format!("{}: reeve_change_to_loaded_seconds, mean of {count}", path(lua)),
+        mean * 1000.0,
+        "ms",
+        None,
+    );
     floor.nginx.quit();
 }
 
-/// Asks without a pause, by several at once, until the one that calls itself so has answered.
-fn first_answer(port: u16, name: &str) {
+fn path(lua: bool) -> &'static str {
+    if lua { "lua" } else { "reload" }
+}
+
+struct Watched {
+    /// When the one that was waited for had answered.
+    first: SystemTime,
+    /// When a worker was last asked that still answered as before.
+    last_old: SystemTime,
+}
+
+/// Does something, and asks nginx meanwhile: the probe, what it runs; and, if somebody is waited for, the port, until the
+/// one that calls itself so has answered.
+fn watched(probe: u16, wait_for: Option<(u16, &str)>, change: impl FnOnce()) -> Watched {
     let begun = Instant::now();
-    let found = AtomicBool::new(false);
+    let before = runs(probe).expect("the probe answers");
+    let last_old = Mutex::new(SystemTime::now());
+    let first = Mutex::new(None);
     thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while !found.load(Ordering::Relaxed) && begun.elapsed() < LIMIT {
-                    if http::get(port, "/").is_ok_and(|answer| answer.body.contains(name)) {
-                        found.store(true, Ordering::Relaxed);
+        scope.spawn(|| {
+            let mut new_since: Option<Instant> = None;
+            while begun.elapsed() < LIMIT && new_since.is_none_or(|since| since.elapsed() < SETTLED) {
+                let asked = SystemTime::now();
+                match runs(probe) {
+                    Some(now) if now == before => {
+                        *last_old.lock().expect("no panic inside") = asked;
+                        new_since = None;
                     }
+                    Some(_) => new_since = new_since.or(Some(Instant::now())),
+                    None => {}
+                }
+                thread::sleep(PAUSE);
+            }
+        });
+        if let Some((port, name)) = wait_for {
+            let first = &first;
+            scope.spawn(move || {
+                while begun.elapsed() < LIMIT {
+                    if http::get(port, "/").is_ok_and(|answer| answer.body.contains(name)) {
+                        *first.lock().expect("no panic inside") = Some(SystemTime::now());
+                        break;
+                    }
+                    thread::sleep(PAUSE);
                 }
             });
         }
-    });
-    assert!(found.load(Ordering::Relaxed), "{name} never answers");
-}
-
-/// Does something, and asks the probe without a pause: when it last answered the old id.
-fn last_answer(probe: u16, old: &str, change: impl FnOnce()) -> SystemTime {
-    let done = AtomicBool::new(false);
-    let mut last = SystemTime::now();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let begun = Instant::now();
-            let mut new_since: Option<Instant> = None;
-            let mut seen = SystemTime::now();
-            while begun.elapsed() < LIMIT && new_since.is_none_or(|since| since.elapsed() < SETTLED) {
-                let asked = SystemTime::now();
-                let Ok(answer) = http::get(probe, "/") else { continue };
-                if answer.body.split(' ').next() == Some(old) {
-                    (seen, new_since) = (asked, None);
-                } else {
-                    new_since = new_since.or(Some(Instant::now()));
-                }
-            }
-            last = seen;
-            done.store(true, Ordering::Relaxed);
-        });
         change();
     });
-    assert!(done.load(Ordering::Relaxed));
-    last
+    let first = first.into_inner().expect("no panic inside");
+    if let Some((_, name)) = wait_for {
+        assert!(first.is_some(), "{name} never answers");
+    }
+    Watched { first: first.unwrap_or(begun_at(begun)), last_old: last_old.into_inner().expect("no panic inside") }
+}
+
+fn begun_at(begun: Instant) -> SystemTime {
+    SystemTime::now() - begun.elapsed()
+}
+
+/// What the worker that answers has: everything but its pid.
+fn runs(probe: u16) -> Option<String> {
+    let answer = http::get(probe, "/").ok()?;
+    answer.body.trim_end().rsplit_once(' ').map(|(what, _)| what.to_owned())
 }
 
 fn host_port(id: &str) -> u16 {
@@ -212,20 +195,4 @@ fn time_of(id: &str, key: &str) -> SystemTime {
         check(!text.starts_with("0001"), || text.clone())
     });
     text.parse::<jiff::Timestamp>().expect("a time").into()
-}
-
-fn index_of(site: &Site, service: &str) -> u64 {
-    // The index is in the header alone: the newest ModifyIndex of the service stands for it.
-    let entries = site.consul().get(&format!("/v1/health/service/{service}"));
-    let newest = |value: &Value| value.as_u64().unwrap_or_default();
-    let of = |entry: &Value| {
-        let checks = entry["Checks"].as_array().into_iter().flatten().map(|one| newest(&one["ModifyIndex"]));
-        checks.chain([newest(&entry["Service"]["ModifyIndex"])]).max().unwrap_or_default()
-    };
-    entries.as_array().into_iter().flatten().map(of).max().unwrap_or_default()
-}
-
-/// A blocking query until the answer is another one than at that index.
-fn wait_for_news(site: &Site, service: &str, index: u64) {
-    site.consul().get(&format!("/v1/health/service/{service}?index={index}&wait=5s"));
 }
