@@ -66,7 +66,9 @@ impl Live {
         };
         Ok(Self {
             docker: Docker::new(&settings.docker, owner.clone(), settings.loop_.resync),
-            consul: Consul::new(&settings.consul, owner.clone())?.that_reads_everything_after(settings.loop_.resync),
+            consul: Consul::new(&settings.consul, owner.clone())?
+                .on_host(host::identity())
+                .that_reads_everything_after(settings.loop_.resync),
             nginx,
             directory: Directory::new(settings.directory.clone(), owner.clone()),
             templates: Templates::new(settings, owner.clone()),

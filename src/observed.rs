@@ -396,10 +396,13 @@ impl fmt::Display for CheckStatus {
     }
 }
 
+/// Behind the owner of what another machine has registered under our own mark.
+pub const OTHER_HOST: &str = " on another host of this name";
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StrangerRegistration {
     pub name: String,
-    /// The owner in its `Meta`, when it is another of reeve's.
+    /// The owner in its `Meta`, when it is another of reeve's; or ours, and [`OTHER_HOST`].
     pub owner: Option<String>,
 }
 

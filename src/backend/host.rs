@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use sha2::{Digest, Sha256};
+
 use crate::observed::Host;
+use crate::spec::container::hex;
 
 /// An address for documentation (RFC 5737): connecting a UDP socket to it only asks the kernel for a route.
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 9);
@@ -20,6 +23,19 @@ pub fn view() -> Host {
     let default_route = has_default_route(&routes).then(source_address).flatten();
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Host { addresses, default_route, name }
+}
+
+/// What tells this machine from another one that has its name: a digest, since the id itself is not for others. `None`: it
+/// has no id, as in many containers.
+pub fn identity() -> Option<String> {
+    let text =
+        ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| std::fs::read_to_string(path).ok())?;
+    digest_of(text.trim())
+}
+
+fn digest_of(id: &str) -> Option<String> {
+    let good = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0');
+    good.then(|| hex(&Sha256::digest(format!("reeve {id}"))[..8]))
 }
 
 /// The source address that the kernel takes for the default route.
@@ -66,6 +82,17 @@ mod tests {
     fn only_local_addresses_are_taken_from_the_routing_trie() {
         let text = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 192.0.2.0\n        /24 link UNICAST\n     |-- 192.0.2.2\n        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n";
         assert_eq!(local_ipv4(text), BTreeSet::from([IpAddr::from([192, 0, 2, 2])]));
+    }
+
+    #[test]
+    fn an_id_of_the_machine_is_shown_to_nobody_and_what_is_none_is_none() {
+        let id = "3d1219c7c4c5404aaa1f6d2a48adfda4";
+        let digest = digest_of(id).expect("an id");
+        assert!(digest.len() == 16 && !id.contains(&digest), "{digest}");
+        assert_ne!(Some(digest), digest_of("3d1219c7c4c5404aaa1f6d2a48adfda5"));
+        for none in ["", "uninitialized", "00000000000000000000000000000000", "3d1219c7-c4c5-404a-aa1f-6d2a48adfda4"] {
+            assert_eq!(digest_of(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::gates::Gate;
 use super::planner::Planner;
 use super::registrations::differences;
 use super::verdict::Verdict;
-use crate::observed::{Discovered, Docker, Endpoint, Maintenance, Registration};
+use crate::observed::{Discovered, Docker, Endpoint, Maintenance, OTHER_HOST, Registration};
 use crate::spec::discovery::{DiscoveredIds, Discovery};
 use crate::spec::upstream::CatalogQuery;
 
@@ -88,9 +88,7 @@ impl<'a> Planner<'a> {
         let stranger = self.facts.consul.and_then(|consul| consul.strangers.get(id));
         match stranger.map(|stranger| &stranger.owner) {
             None => "a replica of this project is registered under this id; give the container another SERVICE_ID".to_owned(),
-            Some(Some(owner)) => {
-                format!("the agent has a service with this id and the mark of {owner}; it is not ours to change")
-            }
+            Some(Some(owner)) => foreign(id, Some(owner)),
             Some(None) => match discovery.ids {
                 DiscoveredIds::Registrator => {
                     "the agent has a service with this id and nobody's mark. If a registrator left it, end that registrator \
@@ -218,5 +216,18 @@ impl<'a> Planner<'a> {
         // Whether a filter selects it is Consul's to say; only while Consul cannot know it, it stays.
         let unsynced = self.facts.consul.is_some_and(|consul| consul.unsynced.contains_key(&offer.id));
         query.filter.is_none() || listed.is_some() || seen.is_none() || unsynced
+    }
+}
+
+/// Why a registration with somebody else's mark, or none, is in the way.
+pub(super) fn foreign(id: &str, owner: Option<&str>) -> String {
+    let whose = owner.map_or("nobody's mark".to_owned(), |owner| format!("the mark of {owner}"));
+    let reason = format!("the agent has a service with this id and {whose}; it is not ours to change");
+    match owner.is_some_and(|owner| owner.ends_with(OTHER_HOST)) {
+        true => format!(
+            "{reason}. Give each host a `node` of its own in the settings; of a host that is no more, `consul services \
+             deregister -id={id}` removes it"
+        ),
+        false => reason,
     }
 }

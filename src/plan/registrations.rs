@@ -10,6 +10,7 @@ use foldhash::{HashSet, HashSetExt};
 use sha2::{Digest, Sha256};
 
 use super::action::{Action, ConsulAction, NewRegistration, WantedCheck, WantedKind};
+use super::discovered::foreign;
 use super::facts::{Fitness, displaced, one_line, own_address, passing};
 use super::gates::Gate;
 use super::planner::{Planner, after};
@@ -306,9 +307,7 @@ impl<'a> Planner<'a> {
             return;
         }
         if let Some(stranger) = consul.strangers.get(id).filter(|_| self.holds(Gate::RegistrationOwner)) {
-            let whose =
-                stranger.owner.as_ref().map_or("nobody's mark".to_owned(), |owner| format!("the mark of {owner}"));
-            let reason = format!("the agent has a service with this id and {whose}; it is not ours to change");
+            let reason = foreign(id, stranger.owner.as_deref());
             return self.wait(object(), "conflict", reason);
         }
         if let Some(seen) = seen.filter(|_| unfit && self.holds(Gate::FitDefinition)) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::e2e_discovery::{answers, host_port, id_of, registered as all_registered, run, run_named, site, spec};
 use crate::support::docker::{STRANGER, docker};
 use crate::support::engine::Engine;
-use crate::support::program::Daemon;
+use crate::support::program::{Daemon, Elsewhere};
 use crate::support::shop::WEB;
 use crate::support::socket::Proxy;
 use crate::support::{Site, check, eventually, http, within};
@@ -215,7 +215,7 @@ fn on_a_host_of_another_name_the_same_ids_stay_or_are_replaced_without_a_duplica
     let site = site("di-name");
     run_named(&site, "one", &[]);
     run_named(&site, "two", &[]);
-    let apply = |host: &str| site.reeve_renamed(host, &["apply", "--timeout", "60s"]).success();
+    let apply = |host: &str| site.reeve_elsewhere(&Elsewhere::Named(host), &["apply", "--timeout", "60s"]).success();
     let ids = || -> BTreeSet<String> { all_registered(&site).into_keys().collect() };
     let fixed = ["", ", ids: registrator, hostname: edge"];
     for discovery in fixed {
@@ -223,7 +223,7 @@ fn on_a_host_of_another_name_the_same_ids_stay_or_are_replaced_without_a_duplica
         apply("first");
         let before = all_registered(&site);
         assert_eq!(before.len(), 2, "{before:?}");
-        let plan = site.reeve_renamed("second", &["plan"]).success().stdout;
+        let plan = site.reeve_elsewhere(&Elsewhere::Named("second"), &["plan"]).success().stdout;
         assert!(!plan.contains(&site.project), "{plan}");
         assert_eq!(all_registered(&site), before, "{discovery}");
     }
@@ -234,6 +234,36 @@ fn on_a_host_of_another_name_the_same_ids_stay_or_are_replaced_without_a_duplica
         let wanted = ["one", "two"].map(|name| format!("{host}:{}-{name}:80", site.project));
         assert_eq!(ids(), BTreeSet::from(wanted));
     }
+}
+
+/// Two machines of one name at one agent: the mark is the same, and all the same neither takes the other's away.
+#[test]
+fn what_another_machine_of_the_same_name_registered_is_left_alone_and_routed() {
+    let site = site("di-twin");
+    let (one, two) = (run_named(&site, "one", &[]), run_named(&site, "two", &[]));
+    site.write_spec(&spec(&site, ""));
+    let other = Elsewhere::Machine("00112233445566778899aabbccddeeff");
+    site.reeve_elsewhere(&other, &["apply", "--timeout", "60s"]).success();
+    let before = all_registered(&site);
+    assert_eq!(before.len(), 2, "{before:?}");
+
+    // This machine never had the first container, and has one that is called as the second.
+    docker(&["rm", "--force", &one]);
+    let mut daemon = site.start(&[]);
+    let words = ["another host of this name", "`node` of its own"];
+    eventually("it says so", || daemon.waits(&[&[id_of(&site, "two").as_str()][..], &words].concat()).map(drop));
+    daemon.makes_passes(2);
+    assert_eq!(all_registered(&site), before, "nothing was removed or written anew");
+    let routed = site.nginx.servers("site");
+    assert!(routed.iter().any(|at| at.ends_with(&format!(":{}", host_port(&two)))), "{routed:?}");
+    assert_eq!(routed.len(), 2, "the catalog is believed: {routed:?}");
+    daemon.lives();
+    drop(daemon);
+
+    // The machine that wrote it knows that it is gone.
+    site.reeve_elsewhere(&other, &["apply", "--timeout", "60s"]).success();
+    let ids: BTreeSet<String> = all_registered(&site).into_keys().collect();
+    assert_eq!(ids, BTreeSet::from([id_of(&site, "two")]));
 }
 
 /// Containers that are discovered in an engine of the test's own. Docker chooses their host ports, and chooses anew.

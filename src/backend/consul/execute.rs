@@ -129,11 +129,8 @@ impl Consul {
             self.deregister_check(&declared_check(id), &title()).await?;
             before.remove(&declared_check(id));
         }
-        let request = Request::put(&["v1", "agent", "service", "register"], LIMIT).body(registration_body(
-            wanted,
-            &self.owner.to_string(),
-            declared_status,
-        ));
+        let body = self.registration_body(wanted, declared_status);
+        let request = Request::put(&["v1", "agent", "service", "register"], LIMIT).body(body);
         self.write(request, &title(), &wanted.name).await?;
         // Only checks of our own making: one that somebody attached to our registration stays.
         for (check, wanted) in [(declared_check(id), wanted.check.is_some()), (health_check(id), wanted.health)] {
@@ -159,7 +156,7 @@ impl Consul {
         let known =
             old.values().filter(|check| check.check_id != wire::service_maintenance(id)).map(Check::status).max();
         let initial = wanted.check.as_ref().map_or(CheckStatus::Passing, |check| known.unwrap_or(check.initial));
-        let body = registration_body(wanted, &self.owner.to_string(), initial);
+        let body = self.registration_body(wanted, initial);
         let request = Request::put(&["v1", "agent", "service", "register"], LIMIT).body(body);
         self.write(request, &title, &wanted.name).await?;
         let kept = [declared_check(id), health_check(id), wire::service_maintenance(id)];
@@ -341,7 +338,10 @@ impl Consul {
 
     async fn service(&self, id: &str) -> Result<Option<Service>, ActionError> {
         match self.client.json::<Service>(Request::get(&["v1", "agent", "service", id], LIMIT)).await {
-            Ok(answer) => Ok(Some(answer.value)),
+            Ok(mut answer) => {
+                answer.value.tell_apart(&self.owner, self.host.as_deref());
+                Ok(Some(answer.value))
+            }
             Err(failure) if failure.status() == Some(404) => Ok(None),
             Err(failure) => Err(refused(&failure, &format!("registration {id}"), "")),
         }
@@ -365,6 +365,10 @@ impl Consul {
 
     async fn write(&self, request: Request<'_>, title: &str, service: &str) -> Result<(), ActionError> {
         self.client.done(request).await.map_err(|failure| refused(&failure, title, service))
+    }
+
+    fn registration_body(&self, wanted: &NewRegistration, declared_status: CheckStatus) -> Value {
+        registration_body(wanted, &self.owner.to_string(), self.host.as_deref(), declared_status)
     }
 
     fn foreign(&self, id: &str, service: &Service) -> ActionError {
@@ -408,7 +412,7 @@ pub(super) fn literal(text: &str) -> Option<String> {
     (!text.contains('`')).then(|| format!("`{text}`"))
 }
 
-fn registration_body(wanted: &NewRegistration, owner: &str, declared_status: CheckStatus) -> Value {
+fn registration_body(wanted: &NewRegistration, owner: &str, host: Option<&str>, declared_status: CheckStatus) -> Value {
     let mut all = wanted.meta.clone();
     let mut set = |key: &str, value: Option<String>| match value {
         Some(value) => all.insert(key.to_owned(), value),
@@ -419,6 +423,7 @@ fn registration_body(wanted: &NewRegistration, owner: &str, declared_status: Che
     set(meta::SLOT, Some(wanted.slot.to_string()));
     set(meta::CONTAINER, Some(wanted.container.clone()));
     set(meta::CHECK, wanted.check.as_ref().map(|check| check.digest.clone()));
+    set(meta::HOST, host.map(str::to_owned));
     set(meta::DRAIN_START, wanted.drain_start.map(|at| at.to_string()));
     let mut checks = Vec::new();
     if let Some(check) = &wanted.check {

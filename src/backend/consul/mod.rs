@@ -45,6 +45,8 @@ const RELIST: Duration = Duration::from_secs(30);
 pub struct Consul {
     client: http::Client,
     owner: Arc<Owner>,
+    /// What tells this machine from another one that has its name; `None`: nothing does.
+    host: Option<Arc<str>>,
     memory: Arc<Mutex<memory::Memory>>,
     kept: Arc<Mutex<kept::Memory>>,
     /// Looks wait for each other: an older one must not overwrite what a newer one keeps.
@@ -66,6 +68,7 @@ impl Consul {
         Ok(Self {
             client: http::Client::new(settings)?,
             owner: Arc::new(owner),
+            host: None,
             memory: Arc::default(),
             kept: Arc::default(),
             looking: Arc::default(),
@@ -89,6 +92,12 @@ impl Consul {
     fn keeping<T>(&self, work: impl FnOnce(&mut kept::Memory) -> T) -> T {
         // As below.
         work(&mut self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Marks what it writes with this machine, too, and leaves alone what another one has written under the same mark.
+    #[must_use]
+    pub fn on_host(self, host: Option<String>) -> Self {
+        Self { host: host.map(Arc::from), ..self }
     }
 
     fn remembering<T>(&self, work: impl FnOnce(&mut memory::Memory) -> T) -> T {

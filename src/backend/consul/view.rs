@@ -187,7 +187,8 @@ impl Consul {
         let node = checks.get(wire::NODE_MAINTENANCE).map(|check| check.notes.as_str());
         let mut registrations = BTreeMap::new();
         let mut strangers = BTreeMap::new();
-        for (id, service) in services {
+        for (id, mut service) in services {
+            service.tell_apart(&self.owner, self.host.as_deref());
             if service.owned_by(&self.owner) {
                 let checks = by_service.get(id.as_str()).map_or(&[][..], Vec::as_slice);
                 registrations.insert(id, service.registration(checks, node));
@@ -323,7 +324,13 @@ impl Consul {
         };
         let view = self.remembering(|memory| match result {
             Ok(entries) => {
-                let mut instances: Vec<_> = entries.into_iter().map(Entry::instance).collect();
+                let mut instances: Vec<_> = entries
+                    .into_iter()
+                    .map(|mut entry| {
+                        entry.service.tell_apart(&self.owner, self.host.as_deref());
+                        entry.instance()
+                    })
+                    .collect();
                 instances.sort_unstable_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
                 memory.read(&query, instances, Timestamp::now())
             }

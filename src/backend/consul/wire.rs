@@ -9,7 +9,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
-use crate::observed::{self, CheckSeen, CheckStatus, Instance, Maintenance, Registration, StrangerRegistration};
+use crate::observed::{
+    self, CheckSeen, CheckStatus, Instance, Maintenance, OTHER_HOST, Registration, StrangerRegistration,
+};
 use crate::spec::Owner;
 
 /// Keys of `Meta` that are reeve's own.
@@ -22,8 +24,10 @@ pub(super) mod meta {
     pub const CHECK: &str = "reeve-check";
     /// RFC 3339.
     pub const DRAIN_START: &str = "reeve-drain-start";
+    /// The machine that wrote it.
+    pub const HOST: &str = "reeve-host";
 
-    pub const ALL: [&str; 6] = [OWNER, SERVICE, SLOT, CONTAINER, CHECK, DRAIN_START];
+    pub const ALL: [&str; 7] = [OWNER, SERVICE, SLOT, CONTAINER, CHECK, DRAIN_START, HOST];
 }
 
 /// Maintenance whose reason begins so is reeve's drain; every other is an operator's.
@@ -128,6 +132,16 @@ impl Default for Weights {
 impl Service {
     pub fn owner(&self) -> Option<&str> {
         self.meta.get(meta::OWNER).map(String::as_str)
+    }
+
+    /// What another machine wrote under our mark, because it has our name, is not ours, and its mark says so from here on.
+    /// Without knowing both machines, the mark is believed.
+    pub fn tell_apart(&mut self, owner: &Owner, host: Option<&str>) {
+        let theirs = self.meta.get(meta::HOST).map(String::as_str);
+        let other = theirs.zip(host).is_some_and(|(theirs, ours)| theirs != ours);
+        if other && self.owned_by(owner) {
+            self.meta.insert(meta::OWNER.to_owned(), format!("{owner}{OTHER_HOST}"));
+        }
     }
 
     pub fn owned_by(&self, owner: &Owner) -> bool {

@@ -72,15 +72,32 @@ pub fn run(folder: &Path, settings: &Path, arguments: &[&str]) -> Outcome {
     begin(folder, settings, arguments).wait()
 }
 
-/// Runs a command on a host that is called otherwise: in a namespace of its own for that name alone.
-pub fn run_renamed(folder: &Path, settings: &Path, host: &str, arguments: &[&str]) -> Outcome {
+/// Runs a command as if on another machine, in namespaces of its own for what is another one there: its name, or its id.
+pub fn run_elsewhere(folder: &Path, settings: &Path, host: &Elsewhere<'_>, arguments: &[&str]) -> Outcome {
     let plain = program(folder, settings);
     let mut command = Command::new("unshare");
     command.current_dir(folder).env_clear().stdin(Stdio::null());
     command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.args(["--uts", "sh", "-c", "hostname \"$0\" && exec \"$@\"", host]);
+    let id = folder.join("machine-id");
+    match host {
+        Elsewhere::Named(name) => {
+            command.args(["--uts", "sh", "-c", "hostname \"$0\" && exec \"$@\"", *name]);
+        }
+        Elsewhere::Machine(machine) => {
+            fs::write(&id, format!("{machine}\n")).expect("a file");
+            command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/machine-id && exec \"$@\""]).arg(&id);
+        }
+    }
     command.arg(plain.get_program()).args(plain.get_args()).args(arguments);
-    spawn(command, folder, format!("on {host}: reeve {}", arguments.join(" "))).wait()
+    spawn(command, folder, format!("on {host:?}: reeve {}", arguments.join(" "))).wait()
+}
+
+#[derive(Debug)]
+pub enum Elsewhere<'a> {
+    /// By the kernel's name of the host.
+    Named(&'a str),
+    /// By the machine's id; of the same name.
+    Machine(&'a str),
 }
 
 /// Runs a command that dies after an action: so many actions (`3`), or the first one of a kind (`register`).

@@ -13,7 +13,7 @@ use super::agent::{Agent, Api};
 use super::docker::{self, Container};
 use super::nginx::Nginx;
 use super::ports::Ports;
-use super::program::{self, Begun, Daemon, Outcome};
+use super::program::{self, Begun, Daemon, Elsewhere, Outcome};
 use super::{check, eventually, http};
 
 pub struct Site {
@@ -155,9 +155,8 @@ impl Site {
         program::run(self.folder(), &self.settings(), arguments)
     }
 
-    /// On a host of another name.
-    pub fn reeve_renamed(&self, host: &str, arguments: &[&str]) -> Outcome {
-        program::run_renamed(self.folder(), &self.settings(), host, arguments)
+    pub fn reeve_elsewhere(&self, host: &Elsewhere<'_>, arguments: &[&str]) -> Outcome {
+        program::run_elsewhere(self.folder(), &self.settings(), host, arguments)
     }
 
     /// Until it dies after an action; see `program::run_until_crash`. A code of `None`: it has died.
