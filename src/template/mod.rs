@@ -78,14 +78,37 @@ pub fn run(template: &Template, answers: &Arc<Answers>, at: Timestamp) -> Run {
     Run { asked, missing, text }
 }
 
-/// Whether the text is a template at all.
+/// Whether the text is a template at all, and calls only functions that there are.
 ///
 /// # Errors
 /// Why not, with its name and line.
 pub fn check(template: &Template) -> Result<(), String> {
     let shared = Arc::new(Shared::new(template, Arc::default(), Timestamp::UNIX_EPOCH, false));
-    environment(template, &shared)?;
-    Ok(())
+    let environment = environment(template, &shared)?;
+    let compiled = environment.get_template(&template.origin).map_err(|error| error.to_string())?;
+    let known: BTreeSet<&str> = environment.globals().map(|(name, _)| name).collect();
+    // A value may be asked whether it is there; what is called has to be.
+    let unknown = compiled.undeclared_variables(false).into_iter().filter(|name| !known.contains(name.as_str()));
+    let first = unknown.filter_map(|name| called_in(&template.text, &name).map(|line| (line, name))).min();
+    match first {
+        None => Ok(()),
+        Some((line, name)) => {
+            let reason = counterpart(&name).unwrap_or_else(|| {
+                let meant = meant(&name, &environment_names()).map(|help| format!("; {help}")).unwrap_or_default();
+                format!("there is no function {name}{meant}")
+            });
+            Err(format!("{}:{}: {reason}", template.origin, line + 1))
+        }
+    }
+}
+
+/// The line, from 0, in which a function of this name is called first.
+fn called_in(text: &str, name: &str) -> Option<usize> {
+    let word = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '.';
+    text.lines().position(|line| {
+        line.match_indices(name)
+            .any(|(at, _)| !line[..at].ends_with(word) && line[at + name.len()..].trim_start().starts_with('('))
+    })
 }
 
 /// Whether these delimiters can be told apart.
@@ -221,11 +244,7 @@ fn explained(error: &minijinja::Error, template: &Template, names: &[&'static st
         (None, kind @ (ErrorKind::UnknownFilter | ErrorKind::UnknownFunction | ErrorKind::UnknownTest)) => {
             let word =
                 detail.strip_suffix(" is unknown").and_then(|words| words.rsplit(' ').next()).unwrap_or_default();
-            // consul-template's own name, in the case of Go.
-            let same = names.iter().find(|name| name.replace('_', "").eq_ignore_ascii_case(word));
-            let meant = same.map(|name| format!("did you mean `{name}`?"));
-            let meant = meant.or_else(|| did_you_mean(word, names.iter().copied()));
-            let meant = meant.map(|help| format!("; {help}")).unwrap_or_default();
+            let meant = meant(word, names).map(|help| format!("; {help}")).unwrap_or_default();
             let reason = if detail.is_empty() { kind.to_string() } else { detail.to_owned() };
             match counterpart(word) {
                 Some(instead) => instead,
@@ -243,6 +262,13 @@ fn explained(error: &minijinja::Error, template: &Template, names: &[&'static st
         reason.extend(line.trim().chars().take(160));
     }
     format!("{place}: {reason}")
+}
+
+fn meant(word: &str, names: &[&'static str]) -> Option<String> {
+    // consul-template's own name, in the case of Go.
+    let same = names.iter().find(|name| name.replace('_', "").eq_ignore_ascii_case(word));
+    let same = same.map(|name| format!("did you mean `{name}`?"));
+    same.or_else(|| did_you_mean(word, names.iter().copied()))
 }
 
 /// Of a function of consul-template that is not here: what to do.

@@ -244,6 +244,34 @@ fn what_consul_template_has_and_reeve_has_not_names_what_to_do_as_a_function_and
 }
 
 #[test]
+fn what_calls_a_function_that_is_not_there_is_told_before_it_is_rendered() {
+    for (text, wanted) in [
+        ("a\n{% if false %}{{ frob('x') }}{% endif %}", "app.conf.j2:2: there is no function frob"),
+        ("{{ servce ('web') }}", "app.conf.j2:1: there is no function servce; did you mean `service`?"),
+        (
+            "{{ keyOrDefault('a', 'b') }}",
+            "app.conf.j2:1: there is no function keyOrDefault; did you mean `key_or_default`?",
+        ),
+        (
+            "{{ 'a' }}\n\n{{ no_counterpart('x') }}",
+            "app.conf.j2:3: `no_counterpart` has no counterpart here: `reeve import`",
+        ),
+        ("{{ merge_map(1) }}", "app.conf.j2:1: `merge_map` has no counterpart here"),
+    ] {
+        let error = check(&template(text)).expect_err(text);
+        assert!(error.starts_with(wanted), "{text}: {error}");
+    }
+    for good in [
+        "{% macro m(a) %}{{ a }}{% endmacro %}{{ m(1) }}",
+        "{% set f = 1 %}{{ f }}{% if frob is defined %}{{ frob }}{% endif %}",
+        "{% for s in service('web') %}{{ s.frob() }}{{ loop.index }}{% endfor %}{{ namespace(a=1).a }}{{ range(3) }}",
+        "frob('x') is text, and {{ 'frob(1)' }} too",
+    ] {
+        assert_eq!(check(&template(good)), Ok(()), "{good}");
+    }
+}
+
+#[test]
 fn a_run_tells_everything_that_it_asked_for_even_beyond_what_is_not_known() {
     let text = "{% for s in services() %}{% for i in service(s.Name) %}{{ i.Nothing.x }}{% endfor %}{% endfor %}\
                 {{ key('a') | parse_json }}{{ (key('b') | parse_json).c.d }}{{ key('c') | parse_int | add(1) }}{{ key('d') }}";
