@@ -92,7 +92,9 @@ impl Observed {
         if let Some(consul) = self.consul.known_mut() {
             let mut passing = Vec::new();
             for registration in consul.registrations.values_mut() {
-                for check in registration.checks.values_mut().filter(|check| check.output.is_empty()) {
+                for check in
+                    registration.checks.iter_mut().map(|(_, check)| check).filter(|check| check.output.is_empty())
+                {
                     *check = CheckSeen { status: CheckStatus::Passing, output: "assumed to pass".to_owned() };
                     changed = true;
                 }
@@ -371,7 +373,7 @@ impl Docker {
         };
         container.state = ContainerState::Exited { code: 0, started_at, finished_at: Some(now) };
         container.published.clear();
-        for endpoint in container.networks.values_mut() {
+        for (_, endpoint) in &mut container.networks {
             *endpoint = NetworkEndpoint::default();
         }
     }

@@ -1,7 +1,7 @@
 //! The observed world: what was read from Docker, Consul, nginx and reeve's folder, as plain data.
 //!
 //! Owns the types only. Nothing here asks anybody anything, and nothing here decides: selection among duplicates, what is
-//! stale, what is to be done are the planner's. Every map is a `BTreeMap`, so that the order in which a backend lists
+//! stale, what is to be done are the planner's. Every map is sorted, so that the order in which a backend lists
 //! things can never change a plan.
 
 mod directory;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::container::{ConfigHash, NetworkAttachment, Protocol, Secret};
@@ -138,7 +139,7 @@ pub struct Container {
     pub state: ContainerState,
     pub health: Health,
     /// Networks that it is attached to, by Docker's name.
-    pub networks: BTreeMap<String, NetworkEndpoint>,
+    pub networks: Networks,
     /// What Docker really publishes now; ephemeral host ports are here.
     pub published: Vec<PublishedPort>,
     /// What reeve's own probe of the declared check said, for a container without HEALTHCHECK that is not registered yet.
@@ -152,6 +153,10 @@ pub struct Container {
     /// `network_mode: host`, `container:…` and `none` have no address of their own.
     pub network_mode: String,
 }
+
+/// By Docker's name of the network. A sorted list: nearly every container has one, for which a tree takes a node of a
+/// kilobyte, and ten thousand of those are what a pass then waits for.
+pub type Networks = LiteMap<String, NetworkEndpoint>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
@@ -245,7 +250,7 @@ pub struct Stranger {
     pub running: bool,
     pub published: Vec<PublishedPort>,
     /// Addresses by Docker's name of the network.
-    pub networks: BTreeMap<String, NetworkEndpoint>,
+    pub networks: Networks,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -343,7 +348,7 @@ pub struct Registration {
     pub drain_start: Option<Timestamp>,
     pub maintenance: Maintenance,
     /// By check id, maintenance checks left out.
-    pub checks: BTreeMap<String, CheckSeen>,
+    pub checks: Checks,
 }
 
 impl Registration {
@@ -371,6 +376,9 @@ pub enum Maintenance {
         reason: String,
     },
 }
+
+/// By id; a sorted list like [`Networks`].
+pub type Checks = LiteMap<String, CheckSeen>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckSeen {

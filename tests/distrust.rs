@@ -161,7 +161,11 @@ fn own_replicas_that_are_healthy_outlast_any_doubt_and_leave_at_the_first_check_
     tamper::apply(&mut scene.world, "unhealthy web.1\n", scene.now);
     assert_eq!(scene.endpoints(), (2, 1), "Docker says that it fails");
     let consul = scene.world.consul.known_mut().expect("Consul is known");
-    for check in consul.registrations.values_mut().flat_map(|registration| registration.checks.values_mut()) {
+    for check in consul
+        .registrations
+        .values_mut()
+        .flat_map(|registration| registration.checks.iter_mut().map(|(_, check)| check))
+    {
         check.output = "HTTP GET http://198.51.100.9/: 503".to_owned();
     }
     assert_eq!(scene.endpoints(), (2, 0), "its check has run");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{ContainerState, Health, NetworkEndpoint, PublishedPort};
+use super::{ContainerState, Health, Networks, PublishedPort};
 use crate::spec::Protocol;
 
 /// `Registration::service` of what discovery registered: no service of a spec can have this name.
@@ -26,7 +26,7 @@ pub struct Discovered {
     /// What Docker really publishes now.
     pub published: Vec<PublishedPort>,
     /// Networks that it is attached to, by Docker's name.
-    pub networks: BTreeMap<String, NetworkEndpoint>,
+    pub networks: Networks,
     pub network_mode: String,
     pub state: ContainerState,
     pub health: Health,

@@ -143,11 +143,8 @@ impl<'a> Planner<'a> {
         if self.places(container).is_empty() {
             return false;
         }
-        let registrations = self.facts.registrations(container);
-        let registered = service.register.iter().all(|register| {
-            let id = self.registration_id(container, register);
-            registrations.iter().any(|registration| registration.id == id && passing(registration))
-        });
+        let passes = |register| self.own_registration(container, register).is_some_and(passing);
+        let registered = service.register.iter().all(passes);
         // An upstream that routes to a sister, and that Consul tells of this one, is about to route to it.
         let own: BTreeSet<&str> = self.facts.upstreams_of(container).collect();
         let awaited = roster.upstreams.iter().any(|name| !own.contains(name) && self.listed(name, &container.id));

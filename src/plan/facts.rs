@@ -14,7 +14,7 @@ use super::about::About;
 use super::planner::after;
 use crate::observed::{
     CheckSeen, CheckStatus, Consul, Container, ContainerState, Docker, Endpoint, Generation, GenerationId, Health,
-    Loaded, Maintenance, NetworkEndpoint, Nginx, NginxProcess, Observed, Probe, Registration,
+    Loaded, Maintenance, NetworkEndpoint, Networks, Nginx, NginxProcess, Observed, Probe, Registration,
 };
 use crate::spec::{Register, RegisterAddress, Service};
 
@@ -53,9 +53,11 @@ pub struct Facts<'a> {
     pub nginx: Option<&'a Nginx>,
     pub now: Timestamp,
     observed: &'a Observed,
-    by_service: BTreeMap<&'a str, Vec<&'a Container>>,
+    /// Only ever asked; its order is another one in every run.
+    by_service: HashMap<&'a str, Vec<&'a Container>>,
     about: About<'a>,
-    registrations: HashMap<&'a str, &'a Registration>,
+    /// By id; asked for what no container of ours has.
+    registrations: OnceCell<HashMap<&'a str, &'a Registration>>,
     /// The same as addresses, whoever's they are.
     addresses_routed: OnceCell<BTreeSet<(&'a str, u16)>>,
     /// By the service that a loaded upstream asks Consul for: the longest drain.
@@ -110,12 +112,10 @@ impl<'a> Facts<'a> {
         let docker = observed.docker.known();
         let consul = observed.consul.known();
         let nginx = observed.nginx.known();
-        let mut by_service: BTreeMap<&str, Vec<&Container>> = BTreeMap::new();
+        let mut by_service: HashMap<&str, Vec<&Container>> = HashMap::new();
         for container in docker.iter().flat_map(|docker| docker.containers.values()) {
             by_service.entry(&container.service).or_default().push(container);
         }
-        let registrations = consul.iter().flat_map(|consul| &consul.registrations);
-        let registrations = registrations.map(|(id, registration)| (id.as_str(), registration)).collect();
         let mut facts = Self {
             docker,
             consul,
@@ -124,7 +124,7 @@ impl<'a> Facts<'a> {
             observed,
             by_service,
             about: About::default(),
-            registrations,
+            registrations: OnceCell::new(),
             addresses_routed: OnceCell::new(),
             loaded_drains: OnceCell::new(),
             remembered_drains: OnceCell::new(),
@@ -165,7 +165,11 @@ impl<'a> Facts<'a> {
 
     /// Our registration with this id.
     pub fn registration(&self, id: &str) -> Option<&'a Registration> {
-        self.registrations.get(id).copied()
+        let index = self.registrations.get_or_init(|| {
+            let all = self.consul.iter().flat_map(|consul| &consul.registrations);
+            all.map(|(id, registration)| (id.as_str(), registration)).collect()
+        });
+        index.get(id).copied()
     }
 
     /// Our registration with this id, most likely one of this container: those are at hand.
@@ -175,8 +179,8 @@ impl<'a> Facts<'a> {
     }
 
     /// Every service that has a container of ours.
-    pub fn services_seen(&self) -> impl Iterator<Item = &'a str> + '_ {
-        self.by_service.keys().copied()
+    pub fn services_seen(&self) -> BTreeSet<&'a str> {
+        self.by_service.keys().copied().collect()
     }
 
     /// Our registrations of a container. Empty when Consul is Unknown.
@@ -414,7 +418,7 @@ impl<'a> Facts<'a> {
 
     /// The address under which published ports are registered: the setting, the default route's, or the gateway of a
     /// network of the project.
-    pub fn advertise(&self, setting: Option<&str>, networks: &BTreeMap<String, NetworkEndpoint>) -> Option<String> {
+    pub fn advertise(&self, setting: Option<&str>, networks: &Networks) -> Option<String> {
         if let Some(address) = setting {
             return Some(address.to_owned());
         }
@@ -477,7 +481,7 @@ impl<'a> Facts<'a> {
 
     /// The container's own address as the agent reaches it: any, when the agent runs on this host; the one on a network
     /// that they share, when it runs in a container; else none.
-    pub fn address_for_agent(&self, networks: &BTreeMap<String, NetworkEndpoint>) -> Option<IpAddr> {
+    pub fn address_for_agent(&self, networks: &Networks) -> Option<IpAddr> {
         let agent = self.consul?.agent.address?;
         if self.observed.host.addresses.contains(&agent) || agent.is_loopback() {
             return networks.values().find_map(own_address);
@@ -556,16 +560,19 @@ pub fn refuted(registration: &Registration) -> bool {
 /// The container was started again, and Docker has published its port elsewhere: nobody answers any more where the
 /// registration sends requests to, so that nothing is lost with it.
 pub fn displaced(container: &Container, registration: &Registration) -> bool {
+    let published = || container.published.iter().filter(|one| one.host != 0);
+    // Asked for every endpoint in every pass: what nearly all of them are is told without reading texts.
+    if published().all(|one| one.host == registration.port) || !container.state.running() {
+        return false;
+    }
     let declared = registration.id.rsplit(':').next().and_then(|end| end.split_once('/'));
     let Some((Ok(port), protocol)) = declared.map(|(port, protocol)| (port.parse::<u16>(), protocol)) else {
         return false;
     };
     let own = |address: IpAddr| address.to_string() == registration.address;
-    let published = container.published.iter().filter(|one| one.host != 0);
     // What stands there now may be another port of its own.
-    let mut published = published.filter(|one| one.target == port && one.protocol.to_string() == protocol).peekable();
-    container.state.running()
-        && registration.port != port
+    let mut published = published().filter(|one| one.target == port && one.protocol.to_string() == protocol).peekable();
+    registration.port != port
         && !container.networks.values().filter_map(own_address).any(own)
         && published.peek().is_some()
         && published.all(|one| one.host != registration.port)

@@ -11,6 +11,7 @@ mod capacity;
 pub mod changes;
 pub mod context;
 mod culprits;
+mod declared;
 mod dependencies;
 mod discovered;
 pub(crate) mod discovery;

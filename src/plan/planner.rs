@@ -182,7 +182,7 @@ impl<'a> Planner<'a> {
     }
 
     fn hold_if_mass(&mut self, allowed: bool) {
-        let mut seen: Vec<&str> = self.facts.services_seen().collect();
+        let mut seen: Vec<&str> = self.facts.services_seen().into_iter().collect();
         let mut leaving: Vec<&str> =
             seen.iter().copied().filter(|name| !self.spec.services.contains_key(*name)).collect();
         // All that discovery registers leaves with one key of the spec.

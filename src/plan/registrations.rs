@@ -2,14 +2,15 @@
 //!
 //! A replica that leaves is `retire`'s; here its registrations are only kept as they are until then.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use foldhash::{HashSet, HashSetExt};
-use sha2::{Digest, Sha256};
 
-use super::action::{Action, ConsulAction, NewRegistration, WantedCheck, WantedKind};
+use super::action::{Action, ConsulAction, NewRegistration};
+use super::declared::{DECLARED, Declared, HEALTH, RegistrationId, Wanted, own_check, reads};
 use super::discovered::foreign;
 use super::facts::{Fitness, displaced, one_line, own_address, passing};
 use super::gates::Gate;
@@ -17,117 +18,10 @@ use super::planner::{Planner, after};
 use super::retire::seconds;
 use super::{Change, ObjectKey};
 use crate::observed::{CheckSeen, CheckStatus, Container, Health, Maintenance, Registration};
-use crate::spec::container::hex;
-use crate::spec::{Check, CheckAddress, Register, Service};
+use crate::spec::{CheckAddress, Register, Service};
 
 /// How long the agent may take to bring a registration into the catalog.
 const SYNC_TIME: Duration = Duration::from_secs(10);
-
-/// A `register` of a service, and what is the same for all its replicas.
-struct Declared<'a> {
-    register: &'a Register,
-    /// The declared check's digest, begun: only the address differs from replica to replica.
-    digest: Option<CheckDigest>,
-}
-
-impl<'a> Declared<'a> {
-    fn of(service: &'a Service) -> Vec<Self> {
-        let of = |register: &'a Register| Self { register, digest: register.check.as_ref().map(CheckDigest::of) };
-        service.register.iter().map(of).collect()
-    }
-}
-
-/// The digest of a check's definition and of the address that is checked.
-struct CheckDigest(Sha256);
-
-impl CheckDigest {
-    fn of(check: &Check) -> Self {
-        let json = serde_json::to_string(check).expect("a check has string keys only and cannot fail to serialise");
-        Self(Sha256::new().chain_update("[").chain_update(json))
-    }
-
-    fn at(&self, address: &str, port: u16) -> String {
-        let address = serde_json::to_string(address).expect("a text cannot fail to serialise");
-        hex(&self.0.clone().chain_update(format!(",{address},{port}]")).finalize()[..8])
-    }
-}
-
-/// What a replica should be registered as. The spec's part is borrowed: this is compared for every replica in every pass,
-/// and copied only to be written.
-struct Wanted<'w> {
-    container: &'w Container,
-    register: &'w Register,
-    address: String,
-    port: u16,
-    /// Where the declared check asks, when that is not where the replica is registered.
-    checked: Option<IpAddr>,
-    /// Of the declared check, if there is one.
-    digest: Option<String>,
-}
-
-impl Wanted<'_> {
-    fn health(&self) -> bool {
-        self.container.health != Health::None
-    }
-
-    /// An update would change nothing.
-    fn is(&self, seen: &Registration) -> bool {
-        seen.name == self.register.name
-            && seen.address == self.address
-            && seen.port == self.port
-            && seen.tags == self.register.tags
-            && seen.meta == self.register.meta
-            && seen.container == self.container.id
-            && seen.check_digest == self.digest
-            && own_check(seen, DECLARED).is_some() == self.digest.is_some()
-            && own_check(seen, HEALTH).is_some() == self.health()
-    }
-
-    fn written(self, id: &str) -> NewRegistration {
-        let health = self.health();
-        let check = self.register.check.as_ref().zip(self.digest).map(|(check, digest)| {
-            let (address, port) = match self.checked {
-                Some(own) => (own.to_string(), self.register.port),
-                None => (self.address.clone(), self.port),
-            };
-            WantedCheck {
-                kind: WantedKind::from(&check.kind),
-                interval: check.interval,
-                timeout: Some(check.timeout),
-                deregister_after: check.deregister_after,
-                // Its container is healthy, or reeve's own probe has passed.
-                initial: CheckStatus::Passing,
-                address,
-                port,
-                digest,
-            }
-        });
-        NewRegistration {
-            id: id.to_owned(),
-            name: self.register.name.clone(),
-            address: self.address,
-            port: self.port,
-            tags: self.register.tags.clone(),
-            meta: self.register.meta.clone(),
-            service: self.container.service.clone(),
-            slot: self.container.slot,
-            container: self.container.id.clone(),
-            check,
-            health,
-            drain_start: None,
-        }
-    }
-}
-
-/// What stands behind the registration's id in the id of its declared check, and of the one that follows the HEALTHCHECK.
-const DECLARED: &str = ":declared";
-const HEALTH: &str = ":health";
-
-fn own_check<'r>(registration: &'r Registration, which: &str) -> Option<&'r CheckSeen> {
-    let mut checks = registration.checks.iter();
-    let found = checks.find(|(id, _)| id.strip_prefix(registration.id.as_str()) == Some(which));
-    found.map(|(_, check)| check)
-}
 
 impl<'a> Planner<'a> {
     pub(super) fn registrations(&mut self) {
@@ -176,8 +70,15 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 for declared in &declared {
-                    let id = self.registration_id(container, declared.register);
-                    let seen = self.facts.registration_of(container, &id);
+                    let own = self.own_registration(container, declared.register);
+                    let (id, seen) = match own {
+                        Some(own) => (Cow::Borrowed(own.id.as_str()), Some(own)),
+                        None => {
+                            let id = self.registration_id(container, declared.register);
+                            let seen = self.facts.registration(&id);
+                            (Cow::Owned(id), seen)
+                        }
+                    };
                     self.registration(service, container, declared, &id, seen);
                     if let Some(seen) = seen {
                         kept.insert(seen.id.as_str());
@@ -205,7 +106,18 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn registration_id(&self, container: &Container, register: &Register) -> String {
-        format!("{}:{}:{}/{}", self.context.owner.node, container.name, register.port, register.protocol)
+        self.id_of(container, register).to_string()
+    }
+
+    fn id_of<'r>(&'r self, container: &'r Container, register: &'r Register) -> RegistrationId<'r> {
+        let Register { port, protocol, .. } = *register;
+        RegistrationId { node: &self.context.owner.node, container: &container.name, port, protocol }
+    }
+
+    /// What the container is registered as by this `register`, when that is the container's own.
+    pub(super) fn own_registration(&self, container: &Container, register: &Register) -> Option<&'a Registration> {
+        let id = self.id_of(container, register);
+        self.facts.registrations(container).iter().copied().find(|one| reads(&id, &one.id))
     }
 
     /// Of a held service only what its containers say of their health is passed on: that corrects nothing.
@@ -587,27 +499,4 @@ fn map(meta: &BTreeMap<String, String>) -> String {
 
 fn short(id: &str) -> String {
     id.chars().take(12).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spec::CheckKind;
-
-    /// Another digest would have every registration written anew by the next version.
-    #[test]
-    fn the_digest_of_a_check_that_is_begun_once_is_the_digest_of_its_whole_definition() {
-        let check = Check {
-            kind: CheckKind::Http { path: "/a\"b".to_owned() },
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_millis(1500),
-            deregister_after: None,
-            address: CheckAddress::Auto,
-        };
-        let begun = CheckDigest::of(&check);
-        for (address, port) in [("172.17.0.2", 80), ("2001:db8::2", 8080), ("a\"b", 1)] {
-            let whole = serde_json::to_string(&(&check, address, port)).expect("it is plain data");
-            assert_eq!(begun.at(address, port), hex(&Sha256::digest(whole))[..16], "{address}");
-        }
-    }
 }

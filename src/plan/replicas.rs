@@ -198,45 +198,47 @@ impl<'a> Planner<'a> {
 
     /// Sees to it that a container runs. `deadline`: until when it may take to be ready, if that is counted.
     fn keep(&mut self, service: &'a Service, container: &'a Container, deadline: Option<Timestamp>) {
-        let object = ObjectKey::Replica(container.name.clone());
+        let object = || ObjectKey::Replica(container.name.clone());
         match &container.state {
             ContainerState::Created => match self.dependency_missing(service) {
-                Some(reason) => self.wait(object, "dependency", reason),
-                None if self.still_routed(&container.chosen_ports) => self.wait(object, "routed", STILL_ROUTED),
-                None => self.start(object, container, "it was made but not started"),
+                Some(reason) => self.wait(object(), "dependency", reason),
+                None if self.still_routed(&container.chosen_ports) => self.wait(object(), "routed", STILL_ROUTED),
+                None => self.start(object(), container, "it was made but not started"),
             },
             ContainerState::Paused { .. } => {
                 let action = DockerAction::UnpauseContainer { id: container.id.clone(), name: container.name.clone() };
-                self.step(object, Action::Docker(action), "it is paused");
+                self.step(object(), Action::Docker(action), "it is paused");
             }
             ContainerState::Exited { code, started_at, finished_at } => {
                 if service.job && *code == 0 {
                     return;
                 }
                 if self.still_routed(&container.chosen_ports) {
-                    return self.wait(object, "routed", STILL_ROUTED);
+                    return self.wait(object(), "routed", STILL_ROUTED);
                 }
                 let pause = restart_at(*started_at, *finished_at).filter(|_| self.holds(Gate::RestartPause));
                 match pause.filter(|at| *at > self.now) {
                     Some(at) => {
                         let reason = format!("exited with code {code} soon after its start; started again in a moment");
-                        self.wait_until(object, "restart_pause", reason, at);
+                        self.wait_until(object(), "restart_pause", reason, at);
                     }
-                    None => self.start(object, container, &format!("it exited with code {code}")),
+                    None => self.start(object(), container, &format!("it exited with code {code}")),
                 }
             }
             ContainerState::Restarting => {
-                self.wait_deadline(object, "restarting", "Docker restarts it, by its restart policy", deadline);
+                self.wait_deadline(object(), "restarting", "Docker restarts it, by its restart policy", deadline);
             }
-            ContainerState::Removing => self.wait(object, "removing", "Docker is removing it"),
+            ContainerState::Removing => self.wait(object(), "removing", "Docker is removing it"),
             ContainerState::Running { .. } => match self.facts.fitness(container, Some(service)) {
                 Fitness::Healthy => {
-                    if let (Some(until), Some(reason)) = (deadline, self.failing_check(container)) {
-                        self.wait_until(object, "unhealthy", reason, until);
+                    if let Some(until) = deadline
+                        && let Some(reason) = self.failing_check(container)
+                    {
+                        self.wait_until(object(), "unhealthy", reason, until);
                     }
                 }
                 Fitness::Starting(reason) | Fitness::Unhealthy(reason) | Fitness::NotRunning(reason) => {
-                    self.wait_deadline(object, "unhealthy", &reason, deadline);
+                    self.wait_deadline(object(), "unhealthy", &reason, deadline);
                 }
             },
             // A dead one is among the leaving.
@@ -296,15 +298,13 @@ impl<'a> Planner<'a> {
         let detached: Vec<(String, NetworkAttachment)> =
             self.detached(service, container).map(|(name, attachment)| (name.clone(), attachment.clone())).collect();
         for (network, attachment) in detached {
-            {
-                let action = DockerAction::ConnectNetwork {
-                    id: container.id.clone(),
-                    name: container.name.clone(),
-                    attachment: WantedAttachment { network: network.clone(), attachment },
-                };
-                let cause = format!("it is not attached to network {network}");
-                self.step(ObjectKey::Replica(container.name.clone()), Action::Docker(action), cause);
-            }
+            let cause = format!("it is not attached to network {network}");
+            let action = DockerAction::ConnectNetwork {
+                id: container.id.clone(),
+                name: container.name.clone(),
+                attachment: WantedAttachment { network, attachment },
+            };
+            self.step(ObjectKey::Replica(container.name.clone()), Action::Docker(action), cause);
         }
     }
 

@@ -291,7 +291,7 @@ impl<'a> Planner<'a> {
     pub(super) fn retire_leaving_services(&mut self) {
         let spec = self.spec;
         let gone = |name: &str| !spec.services.contains_key(name) && !self.held(name);
-        let leaving: Vec<&'a str> = self.facts.services_seen().filter(|name| gone(name)).collect();
+        let leaving: Vec<&'a str> = self.facts.services_seen().into_iter().filter(|name| gone(name)).collect();
         if leaving.is_empty() {
             return;
         }

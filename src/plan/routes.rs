@@ -376,11 +376,20 @@ impl<'a> Planner<'a> {
     /// The endpoint of an instance, with our container that answers there, whoever registered it.
     fn endpoint(&self, instance: &Instance, in_force: &[Endpoint]) -> Endpoint {
         let container = if instance.owner.as_deref() == Some(self.owner.as_str()) {
-            let stale = || self.facts.registration(&instance.id).filter(|one| self.displaced(one)).is_some();
+            let stale = |container: &String| {
+                let registrations = self.facts.registrations_of_id(container).iter();
+                let own = registrations.copied().find(|one| one.id == instance.id);
+                own.or_else(|| self.facts.registration(&instance.id)).is_some_and(|one| self.displaced(one))
+            };
             let advertise = self.context.advertise.as_deref();
             let there = || self.facts.container_at(&instance.address, instance.port, advertise).map(str::to_owned);
             // Started again, it may be elsewhere, and another one of ours there.
-            instance.container.clone().filter(|_| !stale()).or_else(there).or_else(|| instance.container.clone())
+            instance
+                .container
+                .clone()
+                .filter(|container| !stale(container))
+                .or_else(there)
+                .or_else(|| instance.container.clone())
         } else if self.facts.docker.is_some() {
             let advertise = self.context.advertise.as_deref();
             self.facts.container_at(&instance.address, instance.port, advertise).map(str::to_owned)

@@ -220,7 +220,7 @@ impl<'a> Planner<'a> {
             );
         }
         let known = |name: &str| self.spec.services.get(name).map(|service: &Service| service.name.as_str());
-        for name in self.facts.services_seen().filter(|name| known(name).is_none()) {
+        for name in self.facts.services_seen().into_iter().filter(|name| known(name).is_none()) {
             let cause = "its service is not in the spec".to_owned();
             let gone = self.facts.containers(name).iter();
             standings.extend(gone.map(|c| (c.id.clone(), Standing::Leaves { cause: cause.clone() })));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::observed::{
-    Agent, CheckSeen, Consul, ContainerState, Directory, Docker, Endpoint, Generation, Host, Manifest, Node,
-    Registration, RoutedUpstream,
+    Agent, CheckSeen, Checks, Consul, ContainerState, Directory, Docker, Endpoint, Generation, Host, Manifest,
+    Networks, Node, Registration, RoutedUpstream,
 };
 use crate::plan::Waiting;
 use crate::spec::container::ConfigHash;
@@ -92,7 +92,7 @@ fn container(service: &str, slot: u32, health: Health) -> Container {
         depends_on: BTreeSet::new(),
         state: ContainerState::Running { started_at: at(-60) },
         health,
-        networks: BTreeMap::new(),
+        networks: Networks::new(),
         published: Vec::new(),
         probe: None,
         created_at: None,
@@ -116,7 +116,7 @@ fn registration(slot: u32, maintenance: Maintenance, status: CheckStatus) -> Reg
         check_digest: None,
         drain_start: None,
         maintenance,
-        checks: BTreeMap::from([(format!("{id}:declared"), CheckSeen { status, output: String::new() })]),
+        checks: Checks::from_iter([(format!("{id}:declared"), CheckSeen { status, output: String::new() })]),
         id,
     }
 }

@@ -232,7 +232,7 @@ pub fn choose(world: &mut Observed) {
     let mut ports: BTreeSet<u16> = containers().flat_map(|c| &c.published).map(|published| published.host).collect();
     ports.extend(routed);
     for container in docker.containers.values_mut() {
-        for endpoint in container.networks.values_mut() {
+        for (_, endpoint) in &mut container.networks {
             if endpoint.address.is_some_and(is_placeholder) {
                 let free = (2..).map(network).find(|address| !addresses.contains(address));
                 addresses.extend(free);

@@ -255,7 +255,7 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             let id = replica(world, name).id.clone();
             let consul = world.consul.known_mut().expect("Consul is known");
             for registration in consul.registrations.values_mut().filter(|r| r.container == id) {
-                for check in registration.checks.values_mut() {
+                for (_, check) in &mut registration.checks {
                     *check = CheckSeen { status: CheckStatus::Critical, output: String::new() };
                 }
             }
@@ -370,7 +370,7 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
                 variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
                 exposed: vec![(target, tcp)],
                 published: vec![PublishedPort { target, protocol: tcp, host_ip: any, host }],
-                networks: std::collections::BTreeMap::new(),
+                networks: reeve::observed::Networks::new(),
                 network_mode: "bridge".to_owned(),
                 state: ContainerState::Running { started_at: now },
                 health: Health::None,
@@ -419,7 +419,7 @@ fn stranger(world: &mut Observed, name: &str, port: Option<u16>) {
         owner: None,
         running: true,
         published: published.into_iter().collect(),
-        networks: std::collections::BTreeMap::new(),
+        networks: reeve::observed::Networks::new(),
     };
     world.docker.known_mut().expect("Docker is known").strangers.insert(format!("id-{name}"), stranger);
 }

@@ -239,7 +239,7 @@ impl Fault {
                 container.state =
                     ContainerState::Exited { code: 137, started_at: Some(started_at), finished_at: Some(now) };
                 container.published.clear();
-                for endpoint in container.networks.values_mut() {
+                for (_, endpoint) in &mut container.networks {
                     endpoint.address = None;
                 }
             }
@@ -482,7 +482,7 @@ fn stranger(name: &str, port: Option<u16>) -> Stranger {
         owner: None,
         running: true,
         published: published.into_iter().collect(),
-        networks: BTreeMap::new(),
+        networks: reeve::observed::Networks::new(),
     }
 }
 

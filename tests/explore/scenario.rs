@@ -231,7 +231,7 @@ impl Scenario {
                     container.state =
                         ContainerState::Exited { code: 1, started_at: Some(started_at), finished_at: Some(now) };
                     container.published.clear();
-                    for endpoint in container.networks.values_mut() {
+                    for (_, endpoint) in &mut container.networks {
                         endpoint.address = None;
                     }
                 }

@@ -1,6 +1,6 @@
 //! Random worlds: what befalls one that had converged on an earlier spec.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -39,7 +39,7 @@ fn stranger(name: &str, port: u16) -> Stranger {
         owner: None,
         running: true,
         published: vec![PublishedPort { target: 80, protocol: Protocol::Tcp, host_ip: None, host: port }],
-        networks: BTreeMap::new(),
+        networks: reeve::observed::Networks::new(),
     }
 }
 

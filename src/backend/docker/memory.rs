@@ -276,7 +276,7 @@ mod tests {
             depends_on: BTreeSet::new(),
             state: ContainerState::Created,
             health: Health::None,
-            networks: BTreeMap::new(),
+            networks: crate::observed::Networks::new(),
             published: Vec::new(),
             probe: None,
             created_at: None,

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer};
 
 use super::error::Fault;
-use crate::observed::{NetworkEndpoint, PublishedPort};
+use crate::observed::{NetworkEndpoint, Networks, PublishedPort};
 use crate::spec::Protocol;
 
 /// `null` as the default.
@@ -293,7 +293,7 @@ impl Listed {
 }
 
 impl NetworkSettings {
-    pub(super) fn endpoints(&self) -> BTreeMap<String, NetworkEndpoint> {
+    pub(super) fn endpoints(&self) -> Networks {
         let endpoint = |(name, endpoint): (&String, &Option<Endpoint>)| {
             let endpoint = endpoint.clone().unwrap_or_default();
             let seen = NetworkEndpoint {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::action::NewRegistration;
-use crate::observed::{DISCOVERED, Discovered, Docker, Health, NetworkEndpoint};
+use crate::observed::{DISCOVERED, Discovered, Docker, Health, Networks};
 use crate::spec::Protocol;
 use crate::spec::discovery::{DiscoveredAddress, DiscoveredIds, Discovers, Discovery};
 use attributes::Attributes;
@@ -29,11 +29,11 @@ pub(super) struct Surroundings<'a, 's> {
     /// What the kernel calls this host.
     pub host_name: &'s str,
     /// The address of this host for published ports of a container on these networks.
-    pub advertise: &'s dyn Fn(&BTreeMap<String, NetworkEndpoint>) -> Option<String>,
+    pub advertise: &'s dyn Fn(&Networks) -> Option<String>,
     /// `discovery.networks`.
     pub preferred: &'s [String],
     /// The container's own address where Consul's agent reaches it.
-    pub reached: &'s dyn Fn(&BTreeMap<String, NetworkEndpoint>) -> Option<IpAddr>,
+    pub reached: &'s dyn Fn(&Networks) -> Option<IpAddr>,
 }
 
 /// A port of a container that is to be registered.

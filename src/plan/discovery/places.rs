@@ -2,12 +2,12 @@
 //!
 //! Never a pair that nobody answers at: a host port goes with an address of the host, a container port with the container's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::Surroundings;
 use super::attributes::named_ports;
-use crate::observed::{Discovered, Docker, NetworkEndpoint, PublishedPort};
+use crate::observed::{Discovered, Docker, Networks, PublishedPort};
 use crate::plan::facts::own_address;
 use crate::spec::Protocol;
 use crate::spec::discovery::DiscoveredAddress;
@@ -26,7 +26,7 @@ enum Network<'a> {
     None,
     Own {
         published: &'a [PublishedPort],
-        networks: &'a BTreeMap<String, NetworkEndpoint>,
+        networks: &'a Networks,
         shared: bool,
     },
     /// Whose it is, is not known.
@@ -102,10 +102,7 @@ pub(super) fn of(
     }
 }
 
-fn advertised(
-    surroundings: &Surroundings<'_, '_>,
-    networks: &BTreeMap<String, NetworkEndpoint>,
-) -> Result<String, String> {
+fn advertised(surroundings: &Surroundings<'_, '_>, networks: &Networks) -> Result<String, String> {
     (surroundings.advertise)(networks).ok_or_else(|| {
         "this host has no default route, and the container no network with a gateway: set `advertise` in reeve.yaml"
             .to_owned()
@@ -117,7 +114,7 @@ fn advertised(
 fn host_place(
     surroundings: &Surroundings<'_, '_>,
     published: &[PublishedPort],
-    networks: &BTreeMap<String, NetworkEndpoint>,
+    networks: &Networks,
     (port, protocol): (u16, Protocol),
 ) -> Result<(String, u16), String> {
     let advertised = advertised(surroundings, networks);
@@ -149,7 +146,7 @@ fn host_place(
 }
 
 /// The container's address on the network that the spec prefers; without a preference, on its only one.
-fn chosen(preferred: &[String], networks: &BTreeMap<String, NetworkEndpoint>) -> Result<String, String> {
+fn chosen(preferred: &[String], networks: &Networks) -> Result<String, String> {
     let names = || networks.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let (name, endpoint) = if preferred.is_empty() {
         let mut all = networks.iter();
@@ -163,7 +160,7 @@ fn chosen(preferred: &[String], networks: &BTreeMap<String, NetworkEndpoint>) ->
             }
         }
     } else {
-        let found = preferred.iter().find_map(|name| networks.get_key_value(name));
+        let found = preferred.iter().find_map(|name| networks.get(name).map(|endpoint| (name, endpoint)));
         found.ok_or_else(|| {
             format!(
                 "it is on none of the networks of `discovery.networks` ({}), but on: {}",

@@ -1,12 +1,11 @@
 //! Registrator's rules as a table: what a container's variables and ports become, and what they do not.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
 use super::{Surroundings, claims};
-use crate::observed::{ContainerState, Discovered, Docker, Health, NetworkEndpoint, PublishedPort, Stranger};
+use crate::observed::{ContainerState, Discovered, Docker, Health, NetworkEndpoint, Networks, PublishedPort, Stranger};
 use crate::plan::action::{WantedCheck, WantedKind};
 use crate::spec::Protocol;
 use crate::spec::discovery::{DiscoveredAddress, DiscoveredIds, Discovers, Discovery};
@@ -55,7 +54,7 @@ fn container(ports: &[&str], variables: &str) -> Discovered {
             .collect(),
         exposed: published.iter().map(|port| (port.target, port.protocol)).collect(),
         published,
-        networks: BTreeMap::from([("bridge".to_owned(), endpoint("172.17.0.5"))]),
+        networks: Networks::from_iter([("bridge".to_owned(), endpoint("172.17.0.5"))]),
         network_mode: "bridge".to_owned(),
         state: ContainerState::Running { started_at: Timestamp::UNIX_EPOCH },
         health: Health::None,
@@ -233,7 +232,7 @@ fn a_check_has_registrators_times_and_begins_as_critical() {
             host_name: "host1",
             preferred: &[],
             advertise: &|_| Some("192.0.2.10".to_owned()),
-            reached: &|networks| networks["bridge"].address,
+            reached: &|networks| networks.get("bridge").expect("its network").address,
         };
         let mut claims = claims(&discovery, &surroundings, |_| None);
         claims.remove(0).wanted.expect("it can be registered").check.expect("it has a check")
@@ -357,7 +356,7 @@ fn a_container_port_goes_with_the_address_on_the_network_that_is_chosen() {
 fn in_the_hosts_network_what_is_exposed_or_named_is_registered_at_the_host() {
     let host = |variables: &str| Discovered {
         exposed: vec![(80, Protocol::Tcp)],
-        networks: BTreeMap::from([("host".to_owned(), NetworkEndpoint::default())]),
+        networks: Networks::from_iter([("host".to_owned(), NetworkEndpoint::default())]),
         network_mode: "host".to_owned(),
         ..container(&[], variables)
     };
@@ -367,7 +366,7 @@ fn in_the_hosts_network_what_is_exposed_or_named_is_registered_at_the_host() {
         host("SERVICE_8080_NAME=admin\nSERVICE_80_IGNORE=1"),
         &["admin host1:redis-1:8080 at 192.0.2.10:8080"],
     );
-    let none = Discovered { network_mode: "none".to_owned(), networks: BTreeMap::new(), ..host("") };
+    let none = Discovered { network_mode: "none".to_owned(), networks: Networks::new(), ..host("") };
     becomes(&discovery(), none, &[]);
 }
 
@@ -375,7 +374,7 @@ fn in_the_hosts_network_what_is_exposed_or_named_is_registered_at_the_host() {
 fn in_another_containers_network_its_ports_and_its_address_count() {
     let mut docker = docker([Discovered {
         exposed: vec![(80, Protocol::Tcp), (81, Protocol::Tcp)],
-        networks: BTreeMap::new(),
+        networks: Networks::new(),
         network_mode: "container:other".to_owned(),
         ..container(&[], "")
     }]);
@@ -383,7 +382,7 @@ fn in_another_containers_network_its_ports_and_its_address_count() {
     assert!(gone[0].contains("in the network of container other, which is not there"), "{gone:?}");
     let other = Stranger {
         published: vec![published("0.0.0.0:8080:80")],
-        networks: BTreeMap::from([("app".to_owned(), endpoint("172.20.0.9"))]),
+        networks: Networks::from_iter([("app".to_owned(), endpoint("172.20.0.9"))]),
         ..Stranger::default()
     };
     docker.strangers.insert("other".to_owned(), other);
