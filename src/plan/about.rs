@@ -14,6 +14,8 @@ use crate::observed::{Consul, Container, Docker, Registration};
 pub(super) struct About<'a> {
     all: Vec<OfContainer<'a>>,
     by_id: HashMap<&'a str, usize>,
+    /// By where the observation keeps it: its id is a text to be read, hashed and compared, which takes longer than the rest.
+    by_place: HashMap<*const Container, usize>,
     /// Those of one container side by side.
     registrations: Vec<&'a Registration>,
 }
@@ -31,10 +33,15 @@ impl<'a> About<'a> {
     /// `routes`: by the id of a container.
     pub fn of(docker: Option<&'a Docker>, consul: Option<&'a Consul>, routes: HashMap<&'a str, Vec<&'a str>>) -> Self {
         let count = docker.map_or(0, |docker| docker.containers.len());
-        let mut about =
-            Self { all: Vec::with_capacity(count), by_id: HashMap::with_capacity(count), registrations: Vec::new() };
-        for (id, container) in docker.iter().flat_map(|docker| &docker.containers) {
-            about.by_id.insert(id, about.all.len());
+        let mut about = Self {
+            all: Vec::with_capacity(count),
+            by_id: HashMap::with_capacity(count),
+            by_place: HashMap::with_capacity(count),
+            registrations: Vec::new(),
+        };
+        for container in docker.iter().flat_map(|docker| docker.containers.values()) {
+            about.by_id.insert(&container.id, about.all.len());
+            about.by_place.insert(std::ptr::from_ref(container), about.all.len());
             about.all.push(OfContainer { container: Some(container), ..OfContainer::default() });
         }
         let registrations = consul.iter().flat_map(|consul| consul.registrations.values());
@@ -65,6 +72,14 @@ impl<'a> About<'a> {
     /// Of a container that need not be one of ours.
     pub fn id(&self, id: &str) -> Option<&OfContainer<'a>> {
         self.all.get(*self.by_id.get(id)?)
+    }
+
+    /// Of one that was observed, or of a copy of it.
+    pub fn container(&self, container: &Container) -> Option<&OfContainer<'a>> {
+        match self.by_place.get(&std::ptr::from_ref(container)) {
+            Some(index) => self.all.get(*index),
+            None => self.id(&container.id),
+        }
     }
 
     pub fn registrations(&self, of: Option<&OfContainer<'a>>) -> &[&'a Registration] {

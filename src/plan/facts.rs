@@ -185,12 +185,25 @@ impl<'a> Facts<'a> {
 
     /// Our registrations of a container. Empty when Consul is Unknown.
     pub fn registrations(&self, container: &Container) -> &[&'a Registration] {
-        self.about.registrations(self.about.id(&container.id))
+        self.about.registrations(self.about.container(container))
     }
 
     /// The same of a container that need not be one of ours, by its id.
     pub fn registrations_of_id(&self, container: &str) -> &[&'a Registration] {
         self.about.registrations(self.about.id(container))
+    }
+
+    /// Our container with this id is not any more where its registration with that id sends requests to.
+    pub fn displaced(&self, container: &str, registration: &str) -> bool {
+        let about = self.about.id(container);
+        let own = self.about.registrations(about).iter().copied().find(|one| one.id == registration);
+        match (own, about.and_then(|about| about.container)) {
+            (Some(own), Some(container)) => displaced(container, own),
+            (Some(_), None) => false,
+            (None, _) => self.registration(registration).is_some_and(|another| {
+                self.container(&another.container).is_some_and(|container| displaced(container, another))
+            }),
+        }
     }
 
     /// The generations that some live worker runs.
@@ -206,7 +219,7 @@ impl<'a> Facts<'a> {
 
     /// Some live worker may send a request to it. `None`: nginx is Unknown, or what it runs is.
     pub fn routed(&self, container: &Container) -> Option<bool> {
-        let routed = || self.about.id(&container.id).is_some_and(|about| about.routes.is_some());
+        let routed = || self.about.container(container).is_some_and(|about| about.routes.is_some());
         self.routes_known().then(routed)
     }
 
@@ -305,7 +318,7 @@ impl<'a> Facts<'a> {
 
     /// The upstreams in which every live worker routes to the container.
     pub fn upstreams_of(&self, container: &Container) -> impl Iterator<Item = &'a str> + '_ {
-        self.about.id(&container.id).into_iter().flat_map(|about| &about.routes).flatten().copied()
+        self.about.container(container).into_iter().flat_map(|about| &about.routes).flatten().copied()
     }
 
     /// Where live workers send the requests for the container: upstream and endpoint.
@@ -497,46 +510,6 @@ impl<'a> Facts<'a> {
         });
         networks.get((*shared)?).and_then(own_address)
     }
-
-    /// The container is a Raft peer of Consul: such are replaced one at a time.
-    pub fn consul_peer(&self, container: &Container) -> bool {
-        let Some(consul) = self.consul else { return false };
-        consul.peers.iter().any(|peer| peer_host(peer).is_some_and(|address| has_address(container, address)))
-    }
-
-    /// Whether Consul tells which containers are its servers.
-    pub fn peers_known(&self) -> bool {
-        self.consul.is_some_and(|consul| consul.leader.is_some() && !consul.peers.is_empty())
-    }
-
-    /// A leader is there, and every peer that lives on a network of ours is a running container.
-    pub fn consul_quorum_complete(&self) -> Result<(), String> {
-        let Some(consul) = self.consul else {
-            return Err("Consul cannot be read".to_owned());
-        };
-        if consul.leader.is_none() {
-            return Err("Consul has no leader".to_owned());
-        }
-        if consul.peers.len() > 2 && consul.failure_tolerance == Some(0) {
-            return Err("Consul would lose its quorum with one server less: not every server is a voter yet".to_owned());
-        }
-        let Some(docker) = self.docker else {
-            return Err("Docker cannot be read".to_owned());
-        };
-        let running: Vec<&Container> = docker.containers.values().filter(|c| c.state.running()).collect();
-        let missing = consul.peers.iter().find(|peer| {
-            let Some(address) = peer_host(peer) else { return false };
-            let on_our_network = docker
-                .networks
-                .values()
-                .any(|network| network.ours && network.gateway.is_some_and(|gateway| same_slash_16(gateway, address)));
-            on_our_network && !running.iter().any(|container| has_address(container, address))
-        });
-        match missing {
-            Some(peer) => Err(format!("Consul's peer {peer} is not back yet")),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Every check passes, a declared one has run at least once, and nobody keeps it out of traffic.
@@ -581,24 +554,6 @@ pub fn displaced(container: &Container, registration: &Registration) -> bool {
 /// The address of a container on a network.
 pub fn own_address(endpoint: &NetworkEndpoint) -> Option<IpAddr> {
     endpoint.address.or(endpoint.address6)
-}
-
-fn peer_host(peer: &str) -> Option<IpAddr> {
-    let (host, _) = peer.rsplit_once(':')?;
-    host.trim_matches(['[', ']']).parse().ok()
-}
-
-fn has_address(container: &Container, address: IpAddr) -> bool {
-    container.networks.values().any(|endpoint| endpoint.address == Some(address) || endpoint.address6 == Some(address))
-}
-
-/// Docker's own pools are /16; a coarser answer only makes a gate stricter.
-fn same_slash_16(a: IpAddr, b: IpAddr) -> bool {
-    match (a, b) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..2] == b.octets()[..2],
-        (IpAddr::V6(a), IpAddr::V6(b)) => a.octets()[..8] == b.octets()[..8],
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-    }
 }
 
 /// The first line of a text, shortened: outputs of checks can be pages long.

@@ -21,6 +21,7 @@ pub mod gates;
 mod generations;
 pub mod interest;
 pub mod order;
+mod peers;
 pub mod pins;
 mod planner;
 mod ports;

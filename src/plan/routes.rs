@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::ObjectKey;
-use super::facts::{displaced, refuted};
+use super::facts::refuted;
 use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::verdict::Verdict;
@@ -376,18 +376,13 @@ impl<'a> Planner<'a> {
     /// The endpoint of an instance, with our container that answers there, whoever registered it.
     fn endpoint(&self, instance: &Instance, in_force: &[Endpoint]) -> Endpoint {
         let container = if instance.owner.as_deref() == Some(self.owner.as_str()) {
-            let stale = |container: &String| {
-                let registrations = self.facts.registrations_of_id(container).iter();
-                let own = registrations.copied().find(|one| one.id == instance.id);
-                own.or_else(|| self.facts.registration(&instance.id)).is_some_and(|one| self.displaced(one))
-            };
             let advertise = self.context.advertise.as_deref();
             let there = || self.facts.container_at(&instance.address, instance.port, advertise).map(str::to_owned);
             // Started again, it may be elsewhere, and another one of ours there.
             instance
                 .container
                 .clone()
-                .filter(|container| !stale(container))
+                .filter(|container| !self.facts.displaced(container, &instance.id))
                 .or_else(there)
                 .or_else(|| instance.container.clone())
         } else if self.facts.docker.is_some() {
@@ -399,10 +394,6 @@ impl<'a> Planner<'a> {
             known.and_then(|known| known.container.clone())
         };
         Endpoint { address: instance.address.clone(), port: instance.port, weight: instance.weight.max(1), container }
-    }
-
-    fn displaced(&self, registration: &Registration) -> bool {
-        self.facts.container(&registration.container).is_some_and(|container| displaced(container, registration))
     }
 
     /// A replica that this wave takes out of traffic.
