@@ -163,3 +163,35 @@ fn a_template_over_all_services_never_names_one_without_its_instances() {
     assert!(watcher.join().expect("it was never half") >= 2);
     daemon.lives();
 }
+
+#[test]
+fn each_kind_of_check_that_registrator_knows_runs_at_the_agent() {
+    let mut site = Site::without_consul("case-kinds");
+    site.agent.runs_scripts = true;
+    site.agent.start();
+    // Name, variable, kind at the agent, and what it says of a web server without TLS.
+    let kinds = [
+        ("http", "SERVICE_CHECK_HTTP=/health", "http", "passing"),
+        ("https", "SERVICE_CHECK_HTTPS=/health", "http", "critical"),
+        ("tcp", "SERVICE_CHECK_TCP=true", "tcp", "passing"),
+        ("grpc", "SERVICE_CHECK_GRPC=true", "grpc", "critical"),
+        ("ttl", "SERVICE_CHECK_TTL=1h", "ttl", "warning"),
+        ("script", "SERVICE_CHECK_SCRIPT=/bin/sh -c 'test \"$SERVICE_IP:$SERVICE_PORT\" != :'", "script", "passing"),
+        // What registrator's image of Consul has for it is not here.
+        ("cmd", "SERVICE_CHECK_CMD=/bin/true a b", "script", "critical"),
+    ];
+    for (name, variable, ..) in kinds {
+        let more = ["--env", variable, "--env", "SERVICE_CHECK_INTERVAL=1s", "--env", "SERVICE_CHECK_TIMEOUT=1s"];
+        run_named(&site, name, &[&more[..], &["--env", "SERVICE_CHECK_INITIAL_STATUS=warning"]].concat());
+    }
+    let mut daemon = site
+        .run_until(&discovery(&site, ""), |_| check(ids(&site).len() == kinds.len(), || format!("{:?}", ids(&site))));
+    eventually("each has run, and says what is so", || {
+        let checks = site.consul().get("/v1/agent/checks");
+        kinds.iter().try_for_each(|(name, _, kind, status)| {
+            let one = &checks[format!("{}:declared", id_of(&site, name))];
+            check(one["Type"] == *kind && one["Status"] == *status, || format!("{name}: {one}"))
+        })
+    });
+    daemon.lives();
+}

@@ -379,7 +379,7 @@ fn a_check_that_runs_a_program_is_refused_with_what_to_do_when_the_agent_does_no
     run_named(&site, "one", &["--label", "SERVICE_CHECK_SCRIPT=/bin/true $SERVICE_IP"]);
     run_named(&site, "two", &[]);
     let daemon = site.run_until(&spec(&site, ""), |daemon| {
-        daemon.waits(&[&id_of(&site, "one"), "enable_local_script_checks"])?;
+        daemon.waits(&[&id_of(&site, "one"), "need `enable_script_checks`"])?;
         answers(&site, &["two"])
     });
     drop(daemon);

@@ -394,8 +394,9 @@ fn refused(failure: &Failure, title: &str, service: &str) -> ActionError {
         }
         FailureKind::Status { status: 404, .. } => ActionError::Conflict(text),
         FailureKind::Status { body, .. } if body.contains("Scripts are disabled") => ActionError::Permanent(format!(
-            "{text}; SERVICE_CHECK_CMD and SERVICE_CHECK_SCRIPT need `enable_local_script_checks` (or \
-             `enable_script_checks`) in the agent's configuration; else use SERVICE_CHECK_HTTP or SERVICE_CHECK_TCP"
+            "{text}; SERVICE_CHECK_CMD and SERVICE_CHECK_SCRIPT need `enable_script_checks` in the agent's configuration \
+             (`enable_local_script_checks` lets only its own files define them), with ACLs, since whoever may register may then \
+             run programs there; else use SERVICE_CHECK_HTTP or SERVICE_CHECK_TCP"
         )),
         FailureKind::Status { status: 429, .. } => ActionError::Transient(text),
         FailureKind::Status { status, .. } if *status < 500 => ActionError::Permanent(text),

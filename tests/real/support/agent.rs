@@ -14,6 +14,8 @@ pub struct Agent {
     folder: PathBuf,
     /// It keeps its state on disk, and has it again after `kill` and `start`.
     pub keeps_state: bool,
+    /// Checks may be programs.
+    pub runs_scripts: bool,
     process: Option<Child>,
 }
 
@@ -26,7 +28,14 @@ impl Drop for Agent {
 impl Agent {
     /// Nothing runs yet.
     pub fn new(folder: &Path, node: &str, ports: [u16; 4]) -> Self {
-        Self { ports, node: node.to_owned(), folder: folder.to_owned(), keeps_state: false, process: None }
+        Self {
+            ports,
+            node: node.to_owned(),
+            folder: folder.to_owned(),
+            keeps_state: false,
+            runs_scripts: false,
+            process: None,
+        }
     }
 
     /// Starts it, with an empty state unless it keeps its own (`-dev` has nothing on disk), and waits until it has a leader.
@@ -42,6 +51,9 @@ impl Agent {
             "disable_update_check": true,
         });
         let mut arguments = vec!["agent"];
+        if self.runs_scripts {
+            config["enable_script_checks"] = json!(true);
+        }
         if self.keeps_state {
             config["server"] = json!(true);
             config["bootstrap_expect"] = json!(1);
