@@ -38,7 +38,10 @@ pub fn run(report: &mut Report) {
     });
     let stopped_alone = begun.elapsed();
 
-    let daemon = site.run(&spec(&site, 0));
+    let daemon = site.run_until(&spec(&site, 0), |daemon| {
+        daemon.status()?;
+        site.loaded_is_current()
+    });
     let begun = Instant::now();
     scale(&site, &daemon, FLEET);
     let started = begun.elapsed();

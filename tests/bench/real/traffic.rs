@@ -1,6 +1,6 @@
 //! From a change to the traffic that follows it. A container is started: until the first request is answered by it, and
-//! until nginx is last seen to run what does not route to it. One is killed: until nginx is last seen to run what still
-//! does. Beside each, the floor (`floor`), by the same definition.
+//! until all of nginx is seen to route to it. One is killed: until none of nginx is seen to route to it. Beside each, the
+//! floor (`floor`), by the same definition.
 //!
 //! Whoever asks leaves the processor free in between: on a small machine, an asker that never rests is what is measured.
 
@@ -67,7 +67,7 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
         let seen = watched(probe, Some((site.listen(), &id[..12])), || engine::start(&id));
         let since = time_of(&id, "StartedAt");
         first.push(seen.first.duration_since(since).unwrap_or_default());
-        all.push(seen.last_old.duration_since(since).unwrap_or_default());
+        all.push(seen.all_new.duration_since(since).unwrap_or_default());
 
         let (port, index) = (host_port(&id), floor.index(site));
         let mut since = SystemTime::now();
@@ -76,17 +76,17 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
             floor.add(site, index, port, &[base_port, port]);
         });
         floor_first.push(seen.first.duration_since(since).unwrap_or_default());
-        floor_all.push(seen.last_old.duration_since(since).unwrap_or_default());
+        floor_all.push(seen.all_new.duration_since(since).unwrap_or_default());
 
         let seen = watched(probe, None, || engine::kill(&id));
-        gone.push(seen.last_old.duration_since(time_of(&id, "FinishedAt")).unwrap_or_default());
+        gone.push(seen.all_new.duration_since(time_of(&id, "FinishedAt")).unwrap_or_default());
 
         let index = floor.index(site);
         let seen = watched(floor.probe, None, || {
             since = SystemTime::now();
             floor.remove(site, index, &[base_port]);
         });
-        floor_gone.push(seen.last_old.duration_since(since).unwrap_or_default());
+        floor_gone.push(seen.all_new.duration_since(since).unwrap_or_default());
         engine::remove(&id);
         if round % 10 == 9 {
             eprintln!("  {}: {} of {ROUNDS}", path(lua), round + 1);
@@ -123,8 +123,8 @@ fn path(lua: bool) -> &'static str {
 struct Watched {
     /// When the one that was waited for had answered.
     first: SystemTime,
-    /// When a worker was last asked that still answered as before.
-    last_old: SystemTime,
+    /// When nginx had answered by what is new, and only by that from then on.
+    all_new: SystemTime,
 }
 
 /// Does something, and asks nginx meanwhile: the probe, what it runs; and, if somebody is waited for, the port, until the
@@ -132,23 +132,20 @@ struct Watched {
 fn watched(probe: u16, wait_for: Option<(u16, &str)>, change: impl FnOnce()) -> Watched {
     let begun = Instant::now();
     let before = runs(probe).expect("the probe answers");
-    let last_old = Mutex::new(SystemTime::now());
+    let all_new = Mutex::new(None);
     let first = Mutex::new(None);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut new_since: Option<Instant> = None;
-            while begun.elapsed() < LIMIT && new_since.is_none_or(|since| since.elapsed() < SETTLED) {
-                let asked = SystemTime::now();
+            let mut new_since: Option<(Instant, SystemTime)> = None;
+            while begun.elapsed() < LIMIT && new_since.is_none_or(|(since, _)| since.elapsed() < SETTLED) {
                 match runs(probe) {
-                    Some(now) if now == before => {
-                        *last_old.lock().expect("no panic inside") = asked;
-                        new_since = None;
-                    }
-                    Some(_) => new_since = new_since.or(Some(Instant::now())),
+                    Some(now) if now == before => new_since = None,
+                    Some(_) => new_since = new_since.or_else(|| Some((Instant::now(), SystemTime::now()))),
                     None => {}
                 }
                 thread::sleep(PAUSE);
             }
+            *all_new.lock().expect("no panic inside") = new_since.map(|(_, at)| at);
         });
         if let Some((port, name)) = wait_for {
             let first = &first;
@@ -168,11 +165,8 @@ fn watched(probe: u16, wait_for: Option<(u16, &str)>, change: impl FnOnce()) -> 
     if let Some((_, name)) = wait_for {
         assert!(first.is_some(), "{name} never answers");
     }
-    Watched { first: first.unwrap_or(begun_at(begun)), last_old: last_old.into_inner().expect("no panic inside") }
-}
-
-fn begun_at(begun: Instant) -> SystemTime {
-    SystemTime::now() - begun.elapsed()
+    let all_new = all_new.into_inner().expect("no panic inside").expect("nginx changes");
+    Watched { first: first.unwrap_or(all_new), all_new }
 }
 
 /// What the worker that answers has: everything but its pid.
