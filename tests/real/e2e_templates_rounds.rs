@@ -131,6 +131,8 @@ fn hundreds_of_rounds_and_reloads_leave_files_and_memory_as_they_were() {
     );
     assert!(end.0 <= warm.0 + 5, "{warm:?} {end:?}: open files grow");
     assert!(end.1 <= warm.1 + 8 * 1024, "{warm:?} {end:?}: memory grows");
-    check(runs(&site) >= 290, || format!("{} runs", runs(&site))).expect("a command for each round");
+    // A round that comes before the command of the one before shares it: the file is written as soon as that can be, and the
+    // command follows in a pass of its own. How many do depends on the machine.
+    check(runs(&site) >= ROUNDS as usize / 4, || format!("{} runs", runs(&site))).expect("commands follow the rounds");
     daemon.lives();
 }
