@@ -75,6 +75,10 @@ impl Consul {
             kept.strangers.extend(strangers);
             kept.missing.extend(missing);
         }
+        // The list of names is as long as the catalog: it is read when it can have changed.
+        if names.iter().any(|name| !kept.lists(name)) {
+            kept.services = self.service_names().await.ok()?;
+        }
         Some(kept)
     }
 

@@ -175,6 +175,20 @@ fn mark_of(key: &Key) -> Option<Mark> {
 }
 
 impl Kept {
+    /// Whether the list of names agrees with everything else that is known of this service: it is there, or not, and its tags.
+    pub fn lists(&self, name: &str) -> bool {
+        let registrations = || self.registrations.values().filter(|one| one.name == name);
+        let answers = self.queries.iter().filter(|(query, _)| query.service == name && query.datacenter.is_none());
+        let mut answers = answers.filter_map(|(_, answer)| answer.known());
+        let there = registrations().next().is_some()
+            || self.strangers.values().any(|one| one.name == name)
+            || answers.any(|answer| !answer.instances.is_empty());
+        match self.services.get(name) {
+            Some(tags) => there && registrations().flat_map(|one| &one.tags).all(|tag| tags.contains(tag)),
+            None => !there,
+        }
+    }
+
     /// Services whose registrations at the agent change without the catalog's telling: a check that has not run yet, or
     /// does not pass (its words are told late), or what the catalog lacks.
     pub fn restless(&self) -> impl Iterator<Item = &String> {

@@ -230,22 +230,24 @@ impl Consul {
     ) -> FromCatalog {
         let (nodes, services, missing, queries) = tokio::join!(
             self.nodes(),
-            self.client.json::<BTreeMap<String, Option<Vec<String>>>>(Request::get(
-                &["v1", "catalog", "services"],
-                CATALOG_LIMIT
-            )),
+            self.service_names(),
             self.missing(&agent.node, registrations),
             self.queries(queries),
         );
         FromCatalog {
             listed: nodes.is_ok() && services.is_ok(),
             nodes: nodes.unwrap_or_default(),
-            services: services
-                .map(|answer| answer.value.into_iter().map(|(name, tags)| (name, tags.unwrap_or_default())).collect())
-                .unwrap_or_default(),
+            services: services.unwrap_or_default(),
             missing: missing.ok(),
             queries,
         }
+    }
+
+    /// Every service of the local datacenter, with its tags.
+    pub(super) async fn service_names(&self) -> Result<BTreeMap<String, Vec<String>>, Failure> {
+        let services = Request::get(&["v1", "catalog", "services"], CATALOG_LIMIT);
+        let answer = self.client.json::<BTreeMap<String, Option<Vec<String>>>>(services).await?;
+        Ok(answer.value.into_iter().map(|(name, tags)| (name, tags.unwrap_or_default())).collect())
     }
 
     async fn nodes(&self) -> Result<Vec<Node>, Failure> {

@@ -52,6 +52,7 @@ fn agent_with_ours(asked: &Asked, checks: &Value) -> Option<Reply> {
             Some(Reply::Json(if by_id && !by_name { checks.clone() } else { json!({}) }))
         }
         "GET /v1/catalog/node/n1" => Some(Reply::Json(json!({ "Services": { ID: ours(&[]) } }))),
+        "GET /v1/catalog/services" => Some(Reply::Json(json!({ "web": [] }))),
         _ => None,
     }
 }
@@ -74,6 +75,24 @@ async fn what_a_change_costs_does_not_grow_with_the_catalog() {
         assert_eq!(asked(&fake, &consul, &interest).await, about_web, "{services}");
         assert_eq!(asked(&fake, &consul, &interest).await, CONSTANT, "{services}: that was seen");
     }
+}
+
+#[tokio::test]
+async fn a_service_that_is_new_is_in_the_list_of_names_at_once() {
+    let registered = Arc::new(AtomicUsize::new(0));
+    let there = registered.clone();
+    let passing = json!({});
+    let fake = Fake::start(move |asked| match (there.load(Ordering::SeqCst), asked.line.as_str()) {
+        (0, "GET /v1/agent/services" | "GET /v1/catalog/services") => Some(Reply::Json(json!({}))),
+        _ => agent_with_ours(asked, &passing),
+    })
+    .await;
+    let interest = interest_in(1);
+    let consul = watched(&fake, &interest).await;
+    registered.store(1, Ordering::SeqCst);
+    consul.keeping(|memory| memory.heard(&key("web"), false));
+    let seen = view(&consul, &interest).await.expect("it answers");
+    assert_eq!(seen.services.keys().collect::<Vec<_>>(), ["web"]);
 }
 
 #[tokio::test]
