@@ -70,19 +70,7 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 for declared in &declared {
-                    let own = self.own_registration(container, declared.register);
-                    let (id, seen) = match own {
-                        Some(own) => (Cow::Borrowed(own.id.as_str()), Some(own)),
-                        None => {
-                            let id = self.registration_id(container, declared.register);
-                            let seen = self.facts.registration(&id);
-                            (Cow::Owned(id), seen)
-                        }
-                    };
-                    self.registration(service, container, declared, &id, seen);
-                    if let Some(seen) = seen {
-                        kept.insert(seen.id.as_str());
-                    }
+                    self.declared(service, container, declared, &mut kept);
                 }
             }
             for leaving in &roster.leaving {
@@ -155,13 +143,30 @@ impl<'a> Planner<'a> {
         let advertise = self.context.advertise.as_deref();
         for declared in Declared::of(service) {
             if self.facts.registered_address(container, declared.register, advertise).is_ok() {
-                let id = self.registration_id(container, declared.register);
-                let seen = self.facts.registration_of(container, &id);
-                self.registration(service, container, &declared, &id, seen);
-                if let Some(seen) = seen {
-                    kept.insert(seen.id.as_str());
-                }
+                self.declared(service, container, &declared, kept);
             }
+        }
+    }
+
+    /// Sees to what one `register` of its service makes of a container.
+    fn declared(
+        &mut self,
+        service: &'a Service,
+        container: &'a Container,
+        declared: &Declared<'a>,
+        kept: &mut HashSet<&'a str>,
+    ) {
+        let (id, seen) = match self.own_registration(container, declared.register) {
+            Some(own) => (Cow::Borrowed(own.id.as_str()), Some(own)),
+            None => {
+                let id = self.registration_id(container, declared.register);
+                let seen = self.facts.registration(&id);
+                (Cow::Owned(id), seen)
+            }
+        };
+        self.registration(service, container, declared, &id, seen);
+        if let Some(seen) = seen {
+            kept.insert(seen.id.as_str());
         }
     }
 

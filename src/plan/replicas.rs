@@ -18,8 +18,8 @@ use super::planner::{Planner, after};
 use super::ports::Taken;
 use super::rollout::Rollout;
 use super::{Change, ObjectKey};
-use crate::observed::{ChosenPort, Container, ContainerState, WantedAttachment};
-use crate::spec::container::{NetworkAttachment, NetworkMode};
+use crate::observed::{ChosenPort, Container, ContainerState};
+use crate::spec::container::NetworkMode;
 use crate::spec::upstream::WhenEmpty;
 use crate::spec::{PullPolicy, Service, UpdateOrder};
 
@@ -280,32 +280,6 @@ impl<'a> Planner<'a> {
     fn start(&mut self, object: ObjectKey, container: &Container, cause: &str) {
         let action = DockerAction::StartContainer { container: container.id.clone(), name: container.name.clone() };
         self.step(object, Action::Docker(action), cause);
-    }
-
-    /// Networks of the spec that exist, and that the container is not attached to.
-    pub(super) fn detached<'s>(
-        &'s self,
-        service: &'s Service,
-        container: &'s Container,
-    ) -> impl Iterator<Item = (&'s String, &'s NetworkAttachment)> + 's {
-        service.config.networks.iter().filter(|(network, _)| {
-            let there = self.facts.docker.is_some_and(|docker| docker.networks.contains_key(*network));
-            there && !container.networks.contains_key(*network)
-        })
-    }
-
-    fn connect_networks(&mut self, service: &Service, container: &Container) {
-        let detached: Vec<(String, NetworkAttachment)> =
-            self.detached(service, container).map(|(name, attachment)| (name.clone(), attachment.clone())).collect();
-        for (network, attachment) in detached {
-            let cause = format!("it is not attached to network {network}");
-            let action = DockerAction::ConnectNetwork {
-                id: container.id.clone(),
-                name: container.name.clone(),
-                attachment: WantedAttachment { network, attachment },
-            };
-            self.step(ObjectKey::Replica(container.name.clone()), Action::Docker(action), cause);
-        }
     }
 
     // ------------------------------------------------------------------------------------------ making

@@ -1,4 +1,5 @@
-//! Networks, volumes and images: made before the containers that need them, removed after the last one that did.
+//! Networks, volumes and images: made before the containers that need them, removed after the last one that did. And the
+//! networks that a container should be attached to, and is not.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +7,8 @@ use super::action::{Action, DockerAction};
 use super::gates::Gate;
 use super::planner::Planner;
 use super::{Change, ObjectKey, changes};
-use crate::observed::{ImageSeen, NetworkSeen};
-use crate::spec::container::MountSource;
+use crate::observed::{Container, ImageSeen, NetworkSeen, WantedAttachment};
+use crate::spec::container::{MountSource, NetworkAttachment};
 use crate::spec::{PullPolicy, Service};
 
 impl<'a> Planner<'a> {
@@ -193,6 +194,32 @@ impl<'a> Planner<'a> {
             None => ("image", format!("image {} is not there yet", config.image)),
             Some(id) => ("image", format!("the {} that served ({id}) is not there any more", config.image)),
         })
+    }
+
+    /// Networks of the spec that exist, and that the container is not attached to.
+    pub(super) fn detached<'s>(
+        &'s self,
+        service: &'s Service,
+        container: &'s Container,
+    ) -> impl Iterator<Item = (&'s String, &'s NetworkAttachment)> + 's {
+        service.config.networks.iter().filter(|(network, _)| {
+            let there = self.facts.docker.is_some_and(|docker| docker.networks.contains_key(*network));
+            there && !container.networks.contains_key(*network)
+        })
+    }
+
+    pub(super) fn connect_networks(&mut self, service: &Service, container: &Container) {
+        let detached: Vec<(String, NetworkAttachment)> =
+            self.detached(service, container).map(|(name, attachment)| (name.clone(), attachment.clone())).collect();
+        for (network, attachment) in detached {
+            let cause = format!("it is not attached to network {network}");
+            let action = DockerAction::ConnectNetwork {
+                id: container.id.clone(),
+                name: container.name.clone(),
+                attachment: WantedAttachment { network, attachment },
+            };
+            self.step(ObjectKey::Replica(container.name.clone()), Action::Docker(action), cause);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! one says that it is pending: the mark is in reeve's folder, so a crash in between loses nothing. A template that cannot
 //! be rendered keeps its last good file and holds nobody else.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -325,6 +326,15 @@ impl<'a> Planner<'a> {
         let Some(consul) = self.facts.consul else { return BTreeMap::new() };
         let node = &consul.agent.node;
         let by_id = |id: &str| consul.registrations.get(id).map(|one| one.container.clone());
+        // Once for all entries: a catalog may have a thousand.
+        let named = OnceCell::new();
+        let by_name = || {
+            let mut by_name: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+            for one in consul.registrations.values() {
+                by_name.entry(&one.name).or_default().insert(&one.container);
+            }
+            by_name
+        };
         let containers = |entry: &String| match dependency {
             // `<Consul's node>/<id of the registration>`.
             Dependency::Service { .. } => {
@@ -334,9 +344,8 @@ impl<'a> Planner<'a> {
                 by_id(entry)
             }
             Dependency::Services { datacenter: None } => {
-                let named = consul.registrations.values().filter(|one| one.name == *entry);
-                let all: BTreeSet<&str> = named.map(|one| one.container.as_str()).collect();
-                (!all.is_empty()).then(|| all.into_iter().collect::<Vec<_>>().join(" "))
+                let all = named.get_or_init(by_name).get(entry.as_str())?;
+                Some(all.iter().copied().collect::<Vec<_>>().join(" "))
             }
             _ => None,
         };

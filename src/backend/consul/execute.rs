@@ -26,20 +26,11 @@ const HEALTH_TTL: &str = "87600h";
 
 /// What the action is about, for messages.
 fn subject(action: &ConsulAction) -> String {
-    match action {
-        ConsulAction::Register(wanted) | ConsulAction::Adopt(wanted) => format!("registration {}", wanted.id),
-        ConsulAction::RemoveUnmarked { id }
-        | ConsulAction::Drain { id, .. }
-        | ConsulAction::LiftDrain { id }
-        | ConsulAction::StartDrainClock { id, .. }
-        | ConsulAction::StopDrainClock { id }
-        | ConsulAction::Deregister { id }
-        | ConsulAction::SetHealth { id, .. } => format!("registration {id}"),
-        ConsulAction::RemoveCheck { check } => format!("check {check}"),
-    }
+    let kind = if matches!(action, ConsulAction::RemoveCheck { .. }) { "check" } else { "registration" };
+    format!("{kind} {}", written(action).0)
 }
 
-/// The registration that it is about, and its service when the action names it.
+/// The registration or check that it is about, and the service when the action names it.
 fn written(action: &ConsulAction) -> (&str, Option<&str>) {
     match action {
         ConsulAction::Register(wanted) | ConsulAction::Adopt(wanted) => (&wanted.id, Some(&wanted.name)),
