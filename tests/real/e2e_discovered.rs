@@ -1,6 +1,7 @@
 //! Containers that reeve did not make, in every kind of network, and while Consul is away; and what is told of them.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -239,6 +240,11 @@ fn on_a_host_of_another_name_the_same_ids_stay_or_are_replaced_without_a_duplica
 /// Two machines of one name at one agent: the mark is the same, and all the same neither takes the other's away.
 #[test]
 fn what_another_machine_of_the_same_name_registered_is_left_alone_and_routed() {
+    if fs::read_to_string("/etc/machine-id").map_or(0, |id| id.trim().len()) != 32 {
+        // Then nothing tells two machines of one name apart, and the mark is believed.
+        eprintln!("not tested: this machine has no id");
+        return;
+    }
     let site = site("di-twin");
     let (one, two) = (run_named(&site, "one", &[]), run_named(&site, "two", &[]));
     site.write_spec(&spec(&site, ""));
