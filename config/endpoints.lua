@@ -86,7 +86,7 @@ local sections = {}
 -- By name: what was made of it.
 local upstreams = {}
 -- By number: an internal redirect (X-Accel-Redirect, error_page) forgets all that Lua knows of a request, but no variable of
--- nginx's. So a number in one tells least_conn which endpoint the request still counts for.
+-- nginx's. So a number in one tells a method that counts which endpoint the request still counts for.
 local numbered = setmetatable({}, { __mode = "v" })
 local last_number = 0
 
@@ -280,6 +280,30 @@ function methods.random(upstream, state, now)
     return turns(upstream, state, now)
 end
 
+-- Of two that are drawn, the one with fewer requests under way for its weight; the later one of equals.
+function methods.random_two(upstream, state, now)
+    local tried = state.tried
+    local first
+    state.looks = state.looks or 0
+    while upstream.count > 1 and state.looks <= MOST_LOOKS do
+        local peer = random_peer(upstream)
+        if peer ~= first and not (tried and tried[peer]) and not failing(peer, now) then
+            if first then
+                if peer.connections * first.weight > first.connections * peer.weight then
+                    peer = first
+                end
+                return chosen(peer, now)
+            end
+            first = peer
+        end
+        state.looks = state.looks + 1
+    end
+    return turns(upstream, state, now)
+end
+
+-- Methods that go by the requests under way.
+local COUNTING = { least_conn = true, random_two = true }
+
 -- The points of nginx's `hash … consistent`, so that a key keeps its endpoint when an upstream changes its path.
 local function ring_of(upstream)
     local points = {}
@@ -386,7 +410,7 @@ end
 
 local counting = false
 
--- At the beginning of a request that least_conn balances; then as `empty`.
+-- At the beginning of a request that such a method balances; then as `empty`.
 function reeve.begin(name)
     counting = true
     forget()
@@ -412,7 +436,7 @@ function reeve.balance(name, method)
         state.tried = state.tried or {}
         state.tried[last] = true
         leave(state)
-        if method == "least_conn" then
+        if COUNTING[method] then
             ngx.var.reeve_peer = ""
         end
         if balancer.get_last_failure() == "failed" then
@@ -430,7 +454,7 @@ function reeve.balance(name, method)
     end
     state.peer = peer
     peer.connections = peer.connections + 1
-    if method == "least_conn" then
+    if COUNTING[method] then
         ngx.var.reeve_peer = peer.number
     end
     set_current_peer(peer.host, peer.port)

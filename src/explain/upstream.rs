@@ -119,6 +119,7 @@ fn wanted(upstream: &Upstream) -> UpstreamWanted {
             Balance::LeastConn => "least_conn".to_owned(),
             Balance::IpHash => "ip_hash".to_owned(),
             Balance::Random => "random".to_owned(),
+            Balance::RandomTwo => "random_two".to_owned(),
             Balance::Hash(key) => format!("hash of {key}"),
         },
         drain: format_duration(upstream.drain),

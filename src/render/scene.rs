@@ -350,6 +350,7 @@ fn upstream(owner: &Owner, name: &str, one: &RoutedUpstream, balancer: Balancer)
         Balance::LeastConn => vec!["least_conn".to_owned()],
         Balance::IpHash => vec!["ip_hash".to_owned()],
         Balance::Random => vec!["random".to_owned()],
+        Balance::RandomTwo => vec!["random".to_owned(), "two".to_owned()],
         Balance::Hash(key) => vec!["hash".to_owned(), key.clone(), "consistent".to_owned()],
     };
     UpstreamScene {
@@ -364,6 +365,7 @@ fn upstream(owner: &Owner, name: &str, one: &RoutedUpstream, balancer: Balancer)
             Balance::LeastConn => "least_conn",
             Balance::IpHash => "ip_hash",
             Balance::Random => "random",
+            Balance::RandomTwo => "random_two",
             Balance::Hash(_) => "hash",
         }),
     }
@@ -488,9 +490,9 @@ fn location(
         when_empty,
         key: match &upstream.balance {
             Balance::Hash(key) => Some(key.clone()),
-            Balance::RoundRobin | Balance::LeastConn | Balance::IpHash | Balance::Random => None,
+            Balance::RoundRobin | Balance::LeastConn | Balance::IpHash | Balance::Random | Balance::RandomTwo => None,
         },
-        counts: upstream.balance == Balance::LeastConn,
+        counts: matches!(upstream.balance, Balance::LeastConn | Balance::RandomTwo),
     });
     let answer = match (&upstream.redirect, one.endpoints.is_empty() && by_lua.is_none()) {
         (Some(redirect), _) => {

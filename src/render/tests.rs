@@ -100,6 +100,7 @@ fn every_feature_has_its_text() {
         ("least", Balance::LeastConn),
         ("ip", Balance::IpHash),
         ("rnd", Balance::Random),
+        ("two", Balance::RandomTwo),
         ("key", Balance::Hash("$request_uri".to_owned())),
     ] {
         let mut upstream = plain(name, 8000);

@@ -111,6 +111,8 @@ pub enum Balance {
     LeastConn,
     IpHash,
     Random,
+    /// nginx's `random two`: of two that are drawn, the one with fewer requests under way.
+    RandomTwo,
     /// nginx's `hash KEY consistent`.
     Hash(String),
 }

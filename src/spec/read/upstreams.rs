@@ -216,6 +216,7 @@ fn balance(node: &Node, context: &mut Context<'_>) -> Balance {
         Some("least_conn") => Balance::LeastConn,
         Some("ip_hash") => Balance::IpHash,
         Some("random") => Balance::Random,
+        Some("random_two") => Balance::RandomTwo,
         Some(_) => Balance::RoundRobin,
         None => {
             let Some(hash) = entry.value.get("hash") else {

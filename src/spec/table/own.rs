@@ -88,7 +88,10 @@ pub static UPSTREAM: Table = Table::new(
         key("path", Kind::Text, "Prefix of the paths that are routed; default: `/`."),
         key(
             "balance",
-            Kind::Either(&[Kind::Choice(&["round_robin", "least_conn", "ip_hash", "random"]), Kind::Mapping(&HASH)]),
+            Kind::Either(&[
+                Kind::Choice(&["round_robin", "least_conn", "ip_hash", "random", "random_two"]),
+                Kind::Mapping(&HASH),
+            ]),
             "How an endpoint is chosen; default: `round_robin`.",
         ),
         key("drain", Kind::Duration, "How long a replica stays after nginx stopped routing to it; default: 10s."),

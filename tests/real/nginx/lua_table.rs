@@ -195,12 +195,11 @@ async fn when_all_endpoints_fail_the_answers_are_the_same_and_so_is_a_single_one
     }
 }
 
-#[tokio::test]
-async fn least_conn_avoids_the_endpoint_that_is_busy() {
-    // Holds its first request until the connection ends.
+/// A server that holds each request until its connection ends, and tells of it.
+async fn holding() -> (u16, tokio::sync::mpsc::UnboundedReceiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let slow = listener.local_addr().expect("an address").port();
-    let (sender, mut held) = tokio::sync::mpsc::unbounded_channel();
+    let port = listener.local_addr().expect("an address").port();
+    let (sender, held) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let sender = sender.clone();
@@ -213,6 +212,30 @@ async fn least_conn_avoids_the_endpoint_that_is_busy() {
             });
         }
     });
+    (port, held)
+}
+
+/// Sends a request: by whom it was answered, or, when it is held, `None` and its connection.
+async fn answered_or_held(port: u16, held: &mut tokio::sync::mpsc::UnboundedReceiver<()>) -> Result<String, TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+    let mut text = String::new();
+    let answered = tokio::select! {
+        read = stream.read_to_string(&mut text) => {
+            read.expect("answered");
+            true
+        }
+        taken = held.recv() => {
+            taken.expect("taken");
+            false
+        }
+    };
+    if answered { Ok(outcome(&text)) } else { Err(stream) }
+}
+
+#[tokio::test]
+async fn least_conn_avoids_the_endpoint_that_is_busy() {
+    let (slow, mut held) = holding().await;
     let (a, b) = (backend("a").await, backend("b").await);
     let case = case(Balance::LeastConn, vec![at(slow), at(a), weighing(b, 2)]);
     let mut outcomes = Vec::new();
@@ -222,16 +245,9 @@ async fn least_conn_avoids_the_endpoint_that_is_busy() {
         let mut open = Vec::new();
         let mut fast = Vec::new();
         for _ in 0..3 {
-            let mut stream = TcpStream::connect(("127.0.0.1", case.port())).await.expect("connected");
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
-            let mut text = String::new();
-            tokio::select! {
-                read = stream.read_to_string(&mut text) => {
-                    read.expect("answered");
-                    fast.push(outcome(&text));
-                }
-                taken = held.recv() => {
-                    taken.expect("taken");
+            match answered_or_held(case.port(), &mut held).await {
+                Ok(name) => fast.push(name),
+                Err(stream) => {
                     fast.push("slow".to_owned());
                     open.push(stream);
                 }
@@ -260,6 +276,33 @@ async fn random_reaches_all_by_their_weight() {
         let count = all.iter().filter(|name| *name == "a").count();
         assert!((200..=280).contains(&count), "240 of 300 are expected: {count}");
         assert_eq!(all.iter().filter(|name| *name == "b").count(), 300 - count);
+    }
+}
+
+#[tokio::test]
+async fn random_two_takes_the_less_busy_of_the_two_that_it_draws() {
+    const MANY: usize = 60;
+    let (slow, mut held) = holding().await;
+    let (a, b) = (backend("a").await, backend("b").await);
+    let case = case(Balance::RandomTwo, vec![at(slow), at(a), at(b)]);
+    for balancer in [Balancer::Nginx, Balancer::Lua] {
+        let site = case.start(balancer).await;
+        let mut open = None;
+        for _ in 0..MANY {
+            open = answered_or_held(case.port(), &mut held).await.err();
+            if open.is_some() {
+                break;
+            }
+        }
+        assert!(open.is_some(), "each is drawn, and taken while nothing is under way");
+        let all = sequence(case.port(), MANY).await;
+        for name in ["a", "b"] {
+            assert!(all.iter().any(|one| one == name), "{balancer:?}: {name} of {all:?}");
+        }
+        assert!(all.iter().all(|one| one == "a" || one == "b"), "whatever it is drawn with is less busy: {all:?}");
+        drop(open);
+        site.send("-QUIT", site.master());
+        site.view_until("it has ended", |seen| seen.loaded == reeve::observed::Loaded::Nothing).await;
     }
 }
 

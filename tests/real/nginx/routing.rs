@@ -71,7 +71,13 @@ async fn every_balance_and_every_option_is_accepted_by_nginx() {
     let site = Site::new();
     let port = free_port();
     let mut all = Vec::new();
-    let balances = [Balance::LeastConn, Balance::IpHash, Balance::Random, Balance::Hash("$request_uri".to_owned())];
+    let balances = [
+        Balance::LeastConn,
+        Balance::IpHash,
+        Balance::Random,
+        Balance::RandomTwo,
+        Balance::Hash("$request_uri".to_owned()),
+    ];
     for (number, balance) in balances.into_iter().enumerate() {
         let mut one = upstream(&format!("b{number}"), port);
         one.server_name =
