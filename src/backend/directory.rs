@@ -194,6 +194,7 @@ pub fn claim(directory: &Path, owner: &Owner) -> Result<(), String> {
     if !path.exists() {
         // Never over a file that another process has put there in between: the check below then tells whose it is.
         let written = temporary(directory, format!("{owner}\n").as_bytes(), 0o644)
+            .and_then(|file| file.as_file().sync_all().map(|()| file))
             .and_then(|file| file.persist_noclobber(&path).map_err(|error| error.error));
         match written {
             Ok(_) => sync_folder(directory).map_err(fail)?,
@@ -210,8 +211,20 @@ pub fn claim(directory: &Path, owner: &Owner) -> Result<(), String> {
 /// The system's.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    temporary(folder, bytes, mode)?.persist(path).map_err(|error| error.error)?;
+    let file = temporary(folder, bytes, mode)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
     sync_folder(folder)
+}
+
+/// As `write_atomic`, without waiting for the disk: after a power failure the old content may be there.
+///
+/// # Errors
+/// The system's.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    temporary(folder, bytes, mode)?.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 fn temporary(folder: &Path, bytes: &[u8], mode: u32) -> io::Result<tempfile::NamedTempFile> {
@@ -220,7 +233,6 @@ fn temporary(folder: &Path, bytes: &[u8], mode: u32) -> io::Result<tempfile::Nam
     file.write_all(bytes)?;
     // The mode above is subject to the process's mask.
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
-    file.as_file().sync_all()?;
     Ok(file)
 }
 

@@ -84,7 +84,13 @@ impl Nginx {
             .await?
         };
         let Some(main) = main else { return Ok(()) };
-        match self.check(id, &main).await.map_err(ActionError::Transient)? {
+        let synced = {
+            let (shared, id) = (shared.clone(), id.clone());
+            blocking(move || shared.generations.sync(&id))
+        };
+        let (checked, synced) = tokio::join!(self.check(id, &main), synced);
+        synced.map_err(ActionError::Transient)?;
+        match checked.map_err(ActionError::Transient)? {
             None => {
                 let id = id.clone();
                 blocking(move || shared.generations.mark_checked(&id)).await.map_err(ActionError::Transient)
@@ -254,21 +260,25 @@ impl Nginx {
         }
     }
 
-    /// The file first: whatever happens afterwards, a start of nginx finds what is wanted.
     async fn set_endpoints(&self, expect: &GenerationId, endpoints: &Endpoints) -> Result<(), ActionError> {
         let shared = self.shared.clone();
         self.expect_current(expect).await?;
         let text = endpoints::text(endpoints);
         let secret = shared.generations.secret(expect);
         {
-            let (shared, expect, text) = (shared.clone(), expect.clone(), text.clone());
-            blocking(move || {
-                shared.usable(&expect)?;
-                shared.generations.write_endpoints(&expect, &text).map_err(ActionError::Transient)
-            })
-            .await?;
+            let (shared, expect) = (shared.clone(), expect.clone());
+            blocking(move || shared.usable(&expect)).await?;
         }
-        let answer = lua::push(shared.observer.probe(), &secret, &text).await.map_err(ActionError::Transient)?;
+        // Traffic does not wait for the disk. One without the other, after a crash or a failure, is seen by the next look.
+        let (written, answer) = tokio::join!(
+            {
+                let (shared, expect, text) = (shared.clone(), expect.clone(), text.clone());
+                blocking(move || shared.generations.write_endpoints(&expect, &text).map_err(ActionError::Transient))
+            },
+            lua::push(shared.observer.probe(), &secret, &text)
+        );
+        written?;
+        let answer = answer.map_err(ActionError::Transient)?;
         let said = answer.body.trim();
         match (answer.status, said.split(' ').next().and_then(GenerationId::parse)) {
             (200, Some(loaded)) if loaded == *expect => {

@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 use super::files::Files;
 use super::lua;
-use crate::backend::directory::{sync_folder, write_atomic};
+use crate::backend::directory::{replace, sync_folder, write_atomic};
 use crate::observed::{self, Balancer, EndpointsSeen, Generation, GenerationId, Manifest, Stage};
 use crate::plan::action::NewGeneration;
 use crate::render::{ENDPOINTS_FILE, ENTRY_FILE, SECRET_FILE, endpoints};
@@ -221,15 +221,18 @@ impl Generations {
         let mut texts = BTreeMap::new();
         for (name, digest) in &manifest.files {
             let path = folder.join(name);
-            if files.digest(&path).ok().is_none_or(|present| *present != **digest) {
-                damaged.push(name.clone());
+            let present = if with_text && name != SECRET_FILE {
+                files.get(&path).map(|content| {
+                    texts.insert(name.clone(), content.text);
+                    content.digest
+                })
+            } else {
+                files.digest(&path)
+            };
+            if present.is_ok_and(|present| *present == **digest) {
+                continue;
             }
-            if with_text
-                && name != SECRET_FILE
-                && let Ok(content) = files.get(&path)
-            {
-                texts.insert(name.clone(), content.text);
-            }
+            damaged.push(name.clone());
         }
         let strangers = present.iter().filter(|name| !is_own_file(name) && !manifest.files.contains_key(*name));
         // Without a manifest nothing is known to belong.
@@ -258,7 +261,8 @@ impl Generations {
         manifest(&self.path(id), files, manifests)
     }
 
-    /// Writes a generation's folder, marked as unchecked. Lasting when it returns. Whatever stood there is gone.
+    /// Writes a generation's folder, marked as unchecked. Whatever stood there is gone. It lasts only after `sync`: until
+    /// then, what a power failure leaves of it is not as its manifest says, and so it is damaged.
     ///
     /// # Errors
     /// The system's.
@@ -272,37 +276,53 @@ impl Generations {
         self.write_files(&temporary, new).map_err(fail)?;
         let place = self.path(&new.id);
         self.discard(&place).map_err(fail)?;
-        fs::rename(&temporary, &place).map_err(fail)?;
-        sync_folder(&folder).map_err(fail)
+        fs::rename(&temporary, &place).map_err(fail)
+    }
+
+    /// Makes a written generation last. Asking nginx about it needs no waiting for the disk.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sync(&self, id: &GenerationId) -> Result<(), String> {
+        let (folder, all) = (self.path(id), self.folder());
+        let sync = || {
+            let names = names(&folder)?;
+            if names.len() > SYNC_EACH_UP_TO {
+                return Ok(rustix::fs::syncfs(fs::File::open(&folder)?)?);
+            }
+            for name in names {
+                fs::File::open(folder.join(name))?.sync_all()?;
+            }
+            sync_folder(&folder.join(FILES_FOLDER))?;
+            sync_folder(&folder)?;
+            sync_folder(&all)
+        };
+        sync().map_err(|error: io::Error| format!("cannot make the generation {id} last in {}: {error}", all.display()))
     }
 
     fn write_files(&self, folder: &Path, new: &NewGeneration) -> io::Result<()> {
         fs::create_dir_all(folder.join(FILES_FOLDER))?;
-        let each = new.files.len() <= SYNC_EACH_UP_TO;
         let mut manifest = new.manifest.clone();
         for (name, text) in &new.files {
             manifest.files.insert(name.clone(), hex(&Sha256::digest(text.as_bytes())));
-            write(&folder.join(name), text.as_bytes(), each)?;
+            write(&folder.join(name), text.as_bytes())?;
         }
         if let Some(set) = endpoints::of_manifest(&manifest) {
-            write(&folder.join(ENDPOINTS_FILE), endpoints::text(&set).as_bytes(), each)?;
+            write(&folder.join(ENDPOINTS_FILE), endpoints::text(&set).as_bytes())?;
             let secret = lua::secret_file()?;
             // Of random bytes, a digest tells nothing.
             manifest.files.insert(SECRET_FILE.to_owned(), hex(&Sha256::digest(secret.as_bytes())));
-            write_secret(&folder.join(SECRET_FILE), secret.as_bytes(), each)?;
+            write_secret(&folder.join(SECRET_FILE), secret.as_bytes())?;
         }
         let text = serde_json::to_vec(&manifest).map_err(io::Error::other)?;
-        write(&folder.join(MANIFEST_FILE), &text, each)?;
-        write(&folder.join(MANIFEST_DIGEST_FILE), hex(&Sha256::digest(&text)).as_bytes(), each)?;
-        write(&folder.join(UNCHECKED_FILE), b"nginx has not accepted this generation yet\n", each)?;
-        if each {
-            sync_folder(&folder.join(FILES_FOLDER))?;
-            return sync_folder(folder);
-        }
-        Ok(rustix::fs::syncfs(fs::File::open(folder)?)?)
+        write(&folder.join(MANIFEST_FILE), &text)?;
+        write(&folder.join(MANIFEST_DIGEST_FILE), hex(&Sha256::digest(&text)).as_bytes())?;
+        write(&folder.join(UNCHECKED_FILE), b"nginx has not accepted this generation yet\n")
     }
 
-    /// Writes the endpoints that nginx loads at its start, in the place of the old ones.
+    /// Writes the endpoints that nginx loads at its start, in the place of the old ones. At once for every reader, but the disk
+    /// is not waited for: it takes half a second now and then, and every later change of endpoints would wait, too. After a
+    /// power failure it may be the set of some seconds before, as whole as this one.
     ///
     /// # Errors
     /// The system's.
@@ -311,7 +331,7 @@ impl Generations {
         if fs::read_to_string(&path).is_ok_and(|present| present == text) {
             return Ok(());
         }
-        write_atomic(&path, text.as_bytes(), 0o644).map_err(|error| format!("cannot write {}: {error}", path.display()))
+        replace(&path, text.as_bytes(), 0o644).map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
     /// The file with the secret of a generation that Lua balances.
@@ -450,17 +470,13 @@ fn manifest(folder: &Path, files: &mut Files, manifests: &mut Manifests) -> Opti
     Some(manifest)
 }
 
-fn write(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(bytes)?;
-    if sync { file.sync_all() } else { Ok(()) }
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::File::create(path)?.write_all(bytes)
 }
 
 /// For nobody's eyes but ours and those of nginx's master, which reads its configuration as root, or as we do.
-fn write_secret(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    if sync { file.sync_all() } else { Ok(()) }
+fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
 fn remove_tree(path: &Path) -> io::Result<()> {

@@ -147,12 +147,14 @@ impl Nginx {
         let shared = &self.shared;
         let build = shared.build().await?;
         let version = build.version.clone();
-        let mut disk = {
+        let disk = {
             let (shared, build) = (shared.clone(), build.clone());
-            blocking(move || shared.disk(&build, true)).await?
+            blocking(move || shared.disk(&build, true))
         };
+        let (disk, first) = tokio::join!(disk, shared.observer.ask_a_worker());
+        let mut disk = disk?;
         let lua = shared.lua(&build, &disk.main).await?;
-        let look = shared.observer.look(&disk.main.pid_file, &disk.ids).await?;
+        let look = shared.observer.judge(first, &disk.main.pid_file, &disk.ids).await?;
         shared.endpoints_in_force(&look.loaded, &mut disk.generations).await?;
         let templates = {
             let shared = shared.clone();
@@ -330,7 +332,10 @@ impl Shared {
         let path = |id| self.generations.path(id).join(MANIFEST_FILE);
         let used: BTreeSet<Arc<str>> = found.keys().filter_map(|id| files.digest(&path(id)).ok()).collect();
         manifests.retain(|digest, _| used.contains(digest));
-        files.forget_unused();
+        // An action looks at less than a look does.
+        if with_text {
+            files.forget_unused();
+        }
         Ok(Disk { main, current, generations: found, ids, retry })
     }
 
