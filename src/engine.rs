@@ -3,6 +3,7 @@
 //! It wires; it decides nothing.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -41,6 +42,13 @@ pub struct Orders {
     pub teardown: Option<Teardown>,
     /// Observe and plan, and apply nothing.
     pub dry: bool,
+}
+
+/// What a pass knows of those before it.
+pub struct Past<'a> {
+    pub backoff: &'a mut Backoff,
+    /// The one that this one follows, for what need not be looked at again.
+    pub last: Option<&'a Pass>,
 }
 
 impl Engine {
@@ -131,6 +139,10 @@ impl Engine {
     /// Observe and plan; nothing is written.
     pub async fn look(&self, spec: &Spec, orders: Orders) -> (Observed, Plan, Timestamp) {
         let observed = self.observe(spec).await;
+        self.judge(spec, orders, observed)
+    }
+
+    fn judge(&self, spec: &Spec, orders: Orders, observed: Observed) -> (Observed, Plan, Timestamp) {
         let now = Timestamp::now();
         let plan = plan::plan(spec, &observed, now, &self.context(orders));
         (observed, plan, now)
@@ -140,16 +152,21 @@ impl Engine {
     /// nothing that it does not list), or mark them. With `orders.dry` nothing is applied.
     pub async fn pass(
         &self,
-        spec: &Spec,
+        spec: &Arc<Spec>,
         orders: Orders,
-        backoff: &mut Backoff,
+        past: Past<'_>,
         stop: &CancellationToken,
         select: impl FnOnce(&mut Plan),
         report: &(dyn Fn(&Applied) + Send + Sync),
     ) -> Pass {
+        let Past { backoff, last } = past;
         let started = Instant::now();
         let started_at = Timestamp::now();
-        let (observed, mut plan, now) = self.look(spec, orders).await;
+        let observed = match last.filter(|last| Arc::ptr_eq(&last.spec, spec) && last.wrote_to_consul_alone()) {
+            Some(last) => self.world.observe_after(&Interest::of(spec, &self.owner), &last.observed).await,
+            None => self.observe(spec).await,
+        };
+        let (observed, mut plan, now) = self.judge(spec, orders, observed);
         let held = backoff.filter(&mut plan, now);
         select(&mut plan);
         let work: Vec<&Step> = plan.steps.iter().chain(&plan.records).collect();

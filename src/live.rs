@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -47,7 +47,13 @@ pub struct Live {
     templates: Templates,
     troubles: Troubles,
     memory: Mutex<Memory>,
+    /// When Docker and nginx were last looked at, if nothing has been heard of them since and nothing done to them.
+    unspoiled: Arc<Mutex<BTreeMap<Part, Instant>>>,
 }
+
+/// So old what was seen of Docker and nginx may be for a pass that follows from our own writes to Consul: no older than it
+/// is in a pass whose other views take their time.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// What only prolongs a wait when it is lost.
 #[derive(Default)]
@@ -74,19 +80,27 @@ impl Live {
             templates: Templates::new(settings, owner.clone()),
             troubles: Troubles::default(),
             memory: Mutex::default(),
+            unspoiled: Arc::default(),
         })
     }
 
     /// Everything that watches; never returns. Dropped, it ends.
     pub async fn watch(&self, interest: tokio::sync::watch::Receiver<Interest>, wake: Wake) {
+        let spoiling = |part: Part| -> Wake {
+            let (wake, unspoiled) = (wake.clone(), self.unspoiled.clone());
+            Arc::new(move |source, at| {
+                lock(&unspoiled).remove(&part);
+                wake(source, at);
+            })
+        };
         let nginx = async {
             match &self.nginx {
-                Some(nginx) => nginx.watch(wake.clone()).await,
+                Some(nginx) => nginx.watch(spoiling(Part::Nginx)).await,
                 None => std::future::pending().await,
             }
         };
         tokio::join!(
-            self.docker.watch(wake.clone()),
+            self.docker.watch(spoiling(Part::Docker)),
             self.consul.watch(interest, wake.clone()),
             nginx,
             self.directory.watch(wake.clone()),
@@ -123,8 +137,19 @@ impl Live {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        // Sets that are whole after every statement.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.memory)
+    }
+
+    /// As `observe`, for a pass that follows from nothing but our own writes to Consul in the pass that saw `before`, which
+    /// was about the same spec: what has just been seen of Docker and nginx, and of which nothing has been heard since, is not
+    /// looked at again. Traffic to a container that was registered waits for this pass.
+    pub async fn observe_after(&self, interest: &Interest, before: &Observed) -> Observed {
+        self.observe_with(interest, Some(before)).await
+    }
+
+    fn fresh<'a, T>(&self, part: Part, view: &'a View<T>) -> Option<&'a T> {
+        let seen_at = lock(&self.unspoiled).get(&part).copied();
+        view.known().filter(|_| seen_at.is_some_and(|at| at.elapsed() < FRESH))
     }
 
     /// Tries the declared checks of containers without HEALTHCHECK, once for each start.
@@ -185,8 +210,19 @@ async fn limited<T>(what: &str, view: impl Future<Output = Result<T, ViewError>>
     }
 }
 
+/// What is in them is whole after every statement, whoever has panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Observe for Live {
     async fn observe(&self, interest: &Interest) -> Observed {
+        self.observe_with(interest, None).await
+    }
+}
+
+impl Live {
+    async fn observe_with(&self, interest: &Interest, before: Option<&Observed>) -> Observed {
         // First of all: a rollback wants more than the spec tells.
         let directory = self.directory.view();
         let mut interest = Cow::Borrowed(interest);
@@ -194,8 +230,15 @@ impl Observe for Live {
             interest.to_mut().widen(directory);
         }
         let interest = &*interest;
+        // What the pins say is part of what is looked for.
+        let before = before.filter(|before| directory.as_ref().is_ok_and(|now| before.directory.known() == Some(now)));
+        let began = Instant::now();
         // Each in a place of its own: together they are too much for a thread's stack.
         let docker = async {
+            if let Some(docker) = before.and_then(|before| self.fresh(Part::Docker, &before.docker)) {
+                return Ok(docker.clone());
+            }
+            lock(&self.unspoiled).insert(Part::Docker, began);
             let mut docker = limited("Docker", Box::pin(self.docker.view(interest))).await?;
             self.probe(&mut docker, interest).await;
             let good =
@@ -207,6 +250,10 @@ impl Observe for Live {
             Ok(docker)
         };
         let nginx = async {
+            if let Some(nginx) = before.and_then(|before| self.fresh(Part::Nginx, &before.nginx)) {
+                return Ok(nginx.clone());
+            }
+            lock(&self.unspoiled).insert(Part::Nginx, began);
             match &self.nginx {
                 Some(nginx) => limited("nginx", Box::pin(nginx.view(interest))).await,
                 None => Ok(observed::Nginx::off(Timestamp::now())),
@@ -228,6 +275,9 @@ impl Observe for Live {
 
 impl Execute for Live {
     async fn execute(&self, action: &Action) -> Result<(), ActionError> {
+        if !matches!(action, Action::Consul(_)) {
+            lock(&self.unspoiled).clear();
+        }
         let result = match action {
             Action::Docker(action) => {
                 let result = self.docker.execute(action).await;

@@ -8,6 +8,7 @@ mod directory;
 mod discovered;
 mod nginx;
 mod refused;
+mod shared;
 mod templates;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ pub use nginx::{
     Rejection, RoutedUpstream, Stage,
 };
 pub use refused::{Refused, RefusedNew};
+pub use shared::Shared;
 pub use templates::{
     Answer, Answers, Dependency, Destination, FileSeen, TemplateFailure, TemplateRecord, TemplateSeen, TemplateStage,
     Templates,
@@ -296,11 +298,11 @@ pub struct Consul {
     pub failure_tolerance: Option<u32>,
     pub nodes: Vec<Node>,
     /// Names of the services in the catalog, with their tags.
-    pub services: BTreeMap<String, Vec<String>>,
+    pub services: Shared<BTreeMap<String, Vec<String>>>,
     /// Ours, from the agent (read-your-writes), by id.
     pub registrations: BTreeMap<String, Registration>,
     /// Ids at the agent that are not ours.
-    pub strangers: BTreeMap<String, StrangerRegistration>,
+    pub strangers: Shared<BTreeMap<String, StrangerRegistration>>,
     /// One answer for each query of the interest.
     pub catalog: BTreeMap<CatalogQuery, View<Catalog>>,
     /// Ids of our registrations that are in the agent and, for longer than a moment, not in the catalog.
@@ -417,7 +419,7 @@ pub struct StrangerRegistration {
 /// The answer to a `CatalogQuery`: every instance, with what Consul says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalog {
-    pub instances: Vec<Instance>,
+    pub instances: Shared<Vec<Instance>>,
     /// When the set of passing instances last lost one, or since when this process watches: an answer that is suddenly
     /// small is not believed until it has lasted.
     pub shrunk_at: Timestamp,

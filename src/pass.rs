@@ -1,5 +1,6 @@
 //! What one pass did, as plain data: the loop makes it, metrics, status and logs read it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -45,10 +46,18 @@ impl Applied {
     }
 }
 
+impl Pass {
+    /// It did something, and all of that was to Consul and worked.
+    pub fn wrote_to_consul_alone(&self) -> bool {
+        let to_consul = |applied: &Applied| applied.system == System::Consul && applied.result.is_ok();
+        !self.applied.is_empty() && self.applied.iter().all(to_consul)
+    }
+}
+
 /// One pass: observe, plan, apply.
 #[derive(Debug, Clone)]
 pub struct Pass {
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
     pub observed: Observed,
     /// With the steps that backoff holds taken out.
     pub plan: Plan,

@@ -498,7 +498,7 @@ fn consul_status(consul: &crate::observed::Consul) -> ConsulStatus {
         leader: consul.leader.clone().filter(|leader| !leader.is_empty()),
         peers: consul.peers.clone(),
         nodes: nodes.collect(),
-        services: consul.services.clone(),
+        services: (*consul.services).clone(),
     }
 }
 

@@ -329,7 +329,8 @@ fn with_names(site: &mut Site<'_>, size: u64, endpoints: &[&str]) -> Spec {
                 trouble: None,
             }
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .into();
     spec
 }
 
@@ -528,7 +529,7 @@ fn what_came_back_too_often_is_not_routed_before_its_time_unless_it_is_alone() {
         for catalog in consul.catalog.values_mut().filter_map(reeve::observed::View::known_mut) {
             // What is lost has been for long.
             catalog.shrunk_at = now - SignedDuration::from_mins(1);
-            catalog.instances = ids.iter().map(|(id, address)| instance(id, address)).collect();
+            catalog.instances = ids.iter().map(|(id, address)| instance(id, address)).collect::<Vec<_>>().into();
             catalog.flapping = [(("n".to_owned(), "b".to_owned()), until)].into();
         }
         let wave = plan(&spec, &world, now, &context);

@@ -1,5 +1,6 @@
 //! `reeve destroy`: take down what carries our mark.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -43,7 +44,7 @@ pub fn run(context: &mut Context, arguments: &DestroyArguments) -> anyhow::Resul
         None => project::open(context)?.spec().project.clone(),
     };
     let engine = project::engine(context, &name)?;
-    let spec = Spec::empty(&name);
+    let spec = Arc::new(Spec::empty(&name));
     let teardown = Teardown { volumes: arguments.volumes, without_consul: arguments.without_consul };
     let orders = Orders { removals: Removals::Allowed, teardown: Some(teardown), dry: false };
     runtime()?.block_on(async {

@@ -59,7 +59,7 @@ pub fn release(context: &mut Context, arguments: &ReleaseArguments) -> anyhow::R
         Some(project) => (project.clone(), Vec::new()),
         None => {
             let spec = project::open(context)?.spec().clone();
-            (spec.project, spec.services.into_keys().collect())
+            (spec.project.clone(), spec.services.keys().cloned().collect())
         }
     };
     let engine = project::engine(context, &project)?;

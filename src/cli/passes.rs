@@ -1,7 +1,7 @@
 //! Passes until the world is as the spec says, with visible progress: the heart of `apply` and `destroy`.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Progress;
 use super::signals::Signals;
 use crate::controller::backoff::Backoff;
-use crate::engine::{Engine, Orders};
+use crate::engine::{Engine, Orders, Past};
 use crate::pass::{Applied, Pass};
 use crate::plan::display;
 use crate::plan::{Plan, Waiting};
@@ -31,7 +31,7 @@ pub enum Ended {
 /// Makes passes until converged, until `timeout`, or until nothing but a person can help.
 pub async fn converge(
     engine: &Engine,
-    spec: &Spec,
+    spec: &Arc<Spec>,
     orders: Orders,
     timeout: Duration,
     allowed: impl Fn(&Plan) -> Result<(), String>,
@@ -53,7 +53,8 @@ pub async fn converge(
                 refused = Some(reason);
             }
         };
-        let pass = engine.pass(spec, orders, &mut backoff, &stop, select, &report);
+        let past = Past { backoff: &mut backoff, last: None };
+        let pass = engine.pass(spec, orders, past, &stop, select, &report);
         let pass = tokio::select! {
             pass = pass => pass,
             _ = signals.next() => return Ok(Ended::Failed("interrupted; what was begun is left as it is, and `reeve apply` goes on from there".to_owned())),

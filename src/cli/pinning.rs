@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The spec as it is in the files, and the engine for it.
 pub fn open(context: &Context) -> anyhow::Result<(Spec, Engine)> {
     let source = project::open(context)?;
-    let spec = source.spec().clone();
+    let spec = Spec::clone(source.spec());
     let engine = project::engine(context, &spec.project)?;
     Ok((spec, engine))
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::engine::{Engine, Orders};
+use crate::engine::{Engine, Orders, Past};
 use crate::explain::Seen;
 use crate::http::{Explain, Explained, Foresee, Report, Shared, Unexplained};
 use crate::metrics::Metrics;
@@ -120,7 +120,10 @@ impl Controller {
                 plan.steps.iter_mut().for_each(|step| step.drift = false);
             }
         };
-        let mut pass = Box::pin(engine.pass(&spec, orders, &mut state.backoff, stop, select, &report));
+        let last = state.last.take();
+        let past = Past { backoff: &mut state.backoff, last: last.as_deref() };
+        let pass = engine.pass(&spec, orders, past, stop, select, &report);
+        let mut pass = Box::pin(pass);
         let mut pass = tokio::select! {
             pass = &mut pass => pass,
             () = stop.cancelled() => tokio::time::timeout(STOP_GRACE, pass).await.ok()?,
@@ -132,6 +135,7 @@ impl Controller {
     fn after_pass(&mut self, state: &mut LoopState, pass: Pass) {
         // Kept until the next one, for whoever asks for an explanation.
         let pass = Arc::new(pass);
+        state.last = Some(pass.clone());
         let reloaded = pass.applied.iter().any(|applied| {
             matches!(applied.kind, "reload" | "start_nginx" | "set_endpoints") && applied.result.is_ok()
         });
@@ -249,6 +253,8 @@ impl Controller {
 #[derive(Default)]
 struct LoopState {
     backoff: Backoff,
+    /// The last pass.
+    last: Option<Arc<Pass>>,
     converged: bool,
     /// Why the spec's files, as they are now, are not taken.
     spec_refused: Option<String>,

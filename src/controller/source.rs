@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
@@ -44,6 +45,8 @@ pub enum SpecChange {
 pub struct SpecSource {
     options: LoadOptions,
     loaded: Loaded,
+    /// The spec in force, shared with every pass.
+    spec: Arc<Spec>,
     /// Of the files when the spec in force, or the last invalid one, was read.
     judged: Fingerprint,
     /// A state that differs, and since when it has been so.
@@ -61,11 +64,12 @@ impl SpecSource {
         let warnings = loaded.warnings.iter().map(|warning| warning.line()).collect();
         let judged = fingerprint(&options, &loaded.files);
         let files = watch::Sender::new(loaded.files.clone());
-        Ok(Self { options, loaded, judged, pending: None, files, warnings })
+        let spec = Arc::new(loaded.spec.clone());
+        Ok(Self { options, loaded, spec, judged, pending: None, files, warnings })
     }
 
-    pub fn spec(&self) -> &Spec {
-        &self.loaded.spec
+    pub fn spec(&self) -> &Arc<Spec> {
+        &self.spec
     }
 
     pub fn loaded(&self) -> &Loaded {
@@ -111,6 +115,7 @@ impl SpecSource {
                 self.files.send_replace(loaded.files.clone());
                 self.warnings.extend(loaded.warnings.iter().map(|warning| warning.line()));
                 let changed = loaded.spec.digest != self.loaded.spec.digest;
+                self.spec = Arc::new(loaded.spec.clone());
                 self.loaded = loaded;
                 if changed { SpecChange::Changed } else { SpecChange::Same }
             }
@@ -218,8 +223,6 @@ fn old_enough(seen: &Fingerprint, judged: &Fingerprint) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// On a loaded machine, too.

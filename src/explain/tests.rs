@@ -52,7 +52,7 @@ fn observed() -> Observed {
     };
     let instances = vec![instance(1, true, None), instance(2, true, None), instance(3, false, None), stranger];
     let catalog = Catalog {
-        instances,
+        instances: instances.into(),
         shrunk_at: world::at(-60),
         returned_at: None,
         flapping: std::collections::BTreeMap::new(),

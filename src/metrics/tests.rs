@@ -13,7 +13,7 @@ fn pass(spec: Spec, observed: Observed, plan: Plan, applied: Vec<Applied>) -> (P
     let held = vec![(ObjectKey::Nginx, "refused".to_owned(), world::at(5))];
     let status = Status::of(&spec, &observed, &plan, &held);
     let pass = Pass {
-        spec,
+        spec: spec.into(),
         observed,
         plan,
         held,

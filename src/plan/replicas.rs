@@ -268,7 +268,7 @@ impl<'a> Planner<'a> {
         let Some(query) = upstream.and_then(|upstream| upstream.query.as_ref()) else { return false };
         let answer = self.facts.consul.and_then(|consul| consul.catalog.get(query)?.known());
         let mut passing =
-            answer.into_iter().flat_map(|answer| &answer.instances).filter(|i| i.passing && !i.maintenance);
+            answer.into_iter().flat_map(|answer| answer.instances.iter()).filter(|i| i.passing && !i.maintenance);
         !passing.any(|instance| match &instance.container {
             None => true,
             Some(id) => self.facts.docker.and_then(|docker| docker.containers.get(id)).is_some_and(|container| {

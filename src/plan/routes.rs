@@ -247,7 +247,7 @@ impl<'a> Planner<'a> {
         // By address and port: what is registered twice, by reeve and by something else, is one endpoint.
         let mut endpoints: BTreeMap<Place<'a>, Endpoint> = BTreeMap::new();
         let mut flapping: Vec<(Timestamp, Endpoint, &'a Instance)> = Vec::new();
-        for instance in &answer.catalog.instances {
+        for instance in answer.catalog.instances.iter() {
             let refused = not_offered(instance);
             if refused.is_some() && self.judged.is_none() {
                 continue;

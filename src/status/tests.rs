@@ -179,7 +179,8 @@ pub(crate) fn observed() -> Observed {
             services: BTreeMap::from([
                 ("consul".to_owned(), Vec::new()),
                 ("nginx".to_owned(), vec!["v1".to_owned(), "blue".to_owned()]),
-            ]),
+            ])
+            .into(),
             registrations: registrations.into_iter().map(|one| (one.id.clone(), one)).collect(),
             ..Default::default()
         }),

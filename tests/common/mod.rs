@@ -124,7 +124,7 @@ pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
         if consul.catalog.contains_key(query) {
             continue;
         }
-        let instances = consul
+        let instances: Vec<reeve::observed::Instance> = consul
             .registrations
             .values()
             .filter(|registration| {
@@ -150,7 +150,12 @@ pub fn ask(world: &mut Observed, interest: &Interest, now: Timestamp) {
             .collect();
         consul.catalog.insert(
             query.clone(),
-            View::Known(Catalog { instances, shrunk_at: now, returned_at: None, flapping: BTreeMap::new() }),
+            View::Known(Catalog {
+                instances: instances.into(),
+                shrunk_at: now,
+                returned_at: None,
+                flapping: BTreeMap::new(),
+            }),
         );
     }
 }

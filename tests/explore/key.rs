@@ -157,7 +157,7 @@ fn consul(view: &View<Consul>, ages: &Ages, h: &mut DefaultHasher) {
         let Some(catalog) = view.known() else { continue };
         // Only whether a loss is still fresh matters.
         (catalog.instances.len(), ages.of(catalog.shrunk_at).min(11)).hash(h);
-        for i in &catalog.instances {
+        for i in catalog.instances.iter() {
             (&i.id, &i.address, i.port, i.passing, i.doubtful, i.maintenance, &i.container).hash(h);
         }
     }

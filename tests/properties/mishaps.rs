@@ -172,7 +172,7 @@ pub fn befall(world: &mut Observed, mishap: &Mishap, now: Timestamp) {
         21 => {
             for catalog in consul.catalog.values_mut().filter_map(View::known_mut) {
                 catalog.shrunk_at = Timestamp::MAX;
-                for instance in &mut catalog.instances {
+                for instance in catalog.instances.iter_mut() {
                     instance.port = 0;
                     instance.address = "}\n;evil".to_owned();
                     instance.weight = u32::MAX;

@@ -65,19 +65,25 @@ impl Consul {
         let ours = |id: &String, kept: &Kept| kept.registrations.get(id).is_some_and(|one| names.contains(&one.name));
         kept.missing = kept.missing.iter().filter(|id| !ours(id, &kept)).cloned().collect();
         kept.registrations.retain(|_, one| !names.contains(&one.name));
-        kept.strangers.retain(|_, one| !names.contains(&one.name));
+        if kept.strangers.values().any(|one| names.contains(&one.name)) {
+            kept.strangers.retain(|_, one| !names.contains(&one.name));
+        }
         for at_agent in at_agent {
             let AtAgent { registrations, strangers, missing } = at_agent?;
             // What was registered anew under another name, or by somebody else.
-            kept.strangers.retain(|id, _| !registrations.contains_key(id));
+            for id in registrations.keys().filter(|id| kept.strangers.contains_key(*id)).cloned().collect::<Vec<_>>() {
+                kept.strangers.remove(&id);
+            }
             kept.registrations.retain(|id, _| !strangers.contains_key(id));
             kept.registrations.extend(registrations);
-            kept.strangers.extend(strangers);
+            if !strangers.is_empty() {
+                kept.strangers.extend(strangers);
+            }
             kept.missing.extend(missing);
         }
         // The list of names is as long as the catalog: it is read when it can have changed.
         if names.iter().any(|name| !kept.lists(name)) {
-            kept.services = self.service_names().await.ok()?;
+            kept.services = self.service_names().await.ok()?.into();
         }
         Some(kept)
     }

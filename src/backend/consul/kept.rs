@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::watch::Key;
-use crate::observed::{Agent, Catalog, CheckStatus, Node, Registration, StrangerRegistration, View};
+use crate::observed::{Agent, Catalog, CheckStatus, Node, Registration, Shared, StrangerRegistration, View};
 use crate::spec::upstream::CatalogQuery;
 
 /// More services than this at once, and everything is read anew.
@@ -35,9 +35,9 @@ pub(super) struct Kept {
     pub asked: BTreeSet<CatalogQuery>,
     pub agent: Agent,
     pub registrations: BTreeMap<String, Registration>,
-    pub strangers: BTreeMap<String, StrangerRegistration>,
+    pub strangers: Shared<BTreeMap<String, StrangerRegistration>>,
     pub nodes: Vec<Node>,
-    pub services: BTreeMap<String, Vec<String>>,
+    pub services: Shared<BTreeMap<String, Vec<String>>>,
     /// Our ids that the catalog lacks.
     pub missing: BTreeSet<String>,
     pub queries: BTreeMap<CatalogQuery, View<Catalog>>,
@@ -216,9 +216,9 @@ mod tests {
             asked: [query("web")].into(),
             agent: Agent::default(),
             registrations: BTreeMap::new(),
-            strangers: BTreeMap::new(),
+            strangers: Shared::default(),
             nodes: Vec::new(),
-            services: BTreeMap::new(),
+            services: Shared::default(),
             missing: BTreeSet::new(),
             queries: BTreeMap::new(),
             digests,

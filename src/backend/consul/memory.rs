@@ -75,7 +75,7 @@ impl Memory {
         let key = |one: &Instance| (one.node.clone(), one.id.clone(), one.container.clone());
         let held = past.flapping.observe(instances.iter().map(|one| (key(one), one.passing)), now);
         let flapping = held.into_iter().map(|((node, id, _), until)| ((node, id), until)).collect();
-        View::Known(Catalog { instances, shrunk_at, returned_at: past.returned_at, flapping })
+        View::Known(Catalog { instances: instances.into(), shrunk_at, returned_at: past.returned_at, flapping })
     }
 
     /// The agent itself cannot be read: no query could be asked.

@@ -80,7 +80,7 @@ impl Facts {
         }
         for (query, view) in &consul.catalog {
             let catalog = view.known().unwrap_or_else(|| panic!("{query} cannot be read: {:?}", view.reason()));
-            for instance in &catalog.instances {
+            for instance in catalog.instances.iter() {
                 let value = format!(
                     "{}:{} at {}, maintenance {}, weight {}, owner {:?}, container {:?}",
                     instance.address,
