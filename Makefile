@@ -53,13 +53,13 @@ lint: ## format and lints alone
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-bench: ## figures: from a change to its traffic, many containers, a large catalog, a burst; the pure part (criterion); the balancer in Lua (needs wrk)
+bench: ## figures: from a change to its traffic, many containers, a large catalog, a burst, the balancer in Lua, the pure part; one table
 	$(call stage,toolchain,manifests/demo/toolchain.sh)
 	$(call stage,servers,manifests/demo/servers.sh)
 	$(call stage,images,manifests/demo/images.sh)
-	$(call stage,on real servers,cargo bench --locked --bench real)
+	$(call stage,wrk,command -v wrk >/dev/null || { apt-get update && apt-get install -y --no-install-recommends wrk; })
 	$(call stage,the pure part,cargo bench --locked --bench plan)
-	$(call stage,the balancer in Lua,cargo bench --locked --bench balancer)
+	$(call stage,on real servers,cargo bench --locked --bench real)
 
 soak: ## 20,000 changes of all kinds within an hour (SOAK=5m for fewer): is what the daemon holds flat at the end?
 	$(call stage,toolchain,manifests/demo/toolchain.sh)

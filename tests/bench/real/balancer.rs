@@ -1,5 +1,5 @@
 //! nginx's own balancer beside the one in Lua, on the configurations that reeve renders: requests per second by `wrk`, in
-//! turns, so that what else the machine does meets both. Prints the ratio; ends what it started.
+//! turns, so that what else the machine does meets both. Ends what it started.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::report::Report;
 use reeve::observed::{Balancer, Endpoint, GenerationId, RoutedUpstream};
 use reeve::render::{BUILT_IN, BUILT_IN_NAME, ENDPOINTS_FILE, Renderer, SECRET_FILE, endpoints};
 use reeve::spec::Owner;
@@ -117,23 +118,26 @@ fn median(mut all: Vec<f64>) -> f64 {
     all[all.len() / 2]
 }
 
-fn main() {
+pub fn run(report: &mut Report) {
+    if Command::new("wrk").arg("-v").output().is_err() {
+        eprintln!("  without wrk (Debian: wrk) the throughput is not measured");
+        return;
+    }
     let ports = [free_port(), free_port(), free_port(), free_port()];
     let listens: String = ports.map(|port| format!("listen 127.0.0.1:{port} backlog=4096; ")).concat();
     let _backend =
         Server::new("", |_| format!("    server {{ {listens} location / {{ return 200 \"hello\\n\"; }} }}\n"));
-    println!("{:<34} {:>10} {:>10} {:>8}", "4 endpoints, 1 worker, 32 clients", "nginx/s", "Lua/s", "ratio");
-    for (title, keepalive) in [("connections kept (keepalive: 64)", Some(64)), ("a connection for each request", None)]
-    {
+    for (title, keepalive) in [("connections kept", Some(64)), ("a connection for each request", None)] {
         let (_nginx, own) = balanced(Balancer::Nginx, keepalive, &ports);
         let (_lua, lua) = balanced(Balancer::Lua, keepalive, &ports);
         let pairs: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (wrk(own), wrk(lua))).collect();
         let of = |pick: fn(&(f64, f64)) -> f64| median(pairs.iter().map(pick).collect());
-        println!(
-            "{title:<34} {:>10.0} {:>10.0} {:>8.2}",
-            of(|pair| pair.0),
-            of(|pair| pair.1),
-            of(|pair| pair.1 / pair.0)
+        report.share(
+            &format!("throughput by Lua beside nginx's own balancer, {title}: median of {ROUNDS} pairs"),
+            (of(|pair| pair.1), of(|pair| pair.0)),
+            "requests/s",
+            of(|pair| pair.1 / pair.0),
+            0.9,
         );
     }
 }

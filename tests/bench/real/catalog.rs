@@ -16,9 +16,10 @@ use crate::support::nginx::servers_of;
 use crate::support::program::Daemon;
 use crate::support::{Site, check, http, within};
 
-const SIZES: [usize; 3] = [10, 100, 1000];
+pub const SIZES: [usize; 3] = [10, 100, 1000];
 const INSTANCES: usize = 10;
 const IDLE: Duration = Duration::from_secs(45);
+const REST: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(240);
 /// Endpoints of the catalog: nobody asks them for anything.
 const FIRST_PORT: usize = 30_000;
@@ -86,60 +87,61 @@ fn start(site: &Site, services: usize, counter: Option<&Counter>) -> Daemon {
     site.start(&[])
 }
 
-pub fn scale(report: &mut Report) {
-    for services in SIZES {
-        let site = Site::new("catalog");
-        let all: Vec<(usize, usize)> =
-            (0..services).flat_map(|service| (0..INSTANCES).map(move |instance| (service, instance))).collect();
-        each(&all, |(service, instance)| register(&site, *service, *instance));
-        let counter = Counter::before(site.consul().port);
-        let daemon = start(&site, services, Some(&counter));
-        let instances: BTreeSet<usize> = (0..INSTANCES).collect();
+pub fn scale(report: &mut Report, services: usize) {
+    let site = Site::new("catalog");
+    let all: Vec<(usize, usize)> =
+        (0..services).flat_map(|service| (0..INSTANCES).map(move |instance| (service, instance))).collect();
+    each(&all, |(service, instance)| register(&site, *service, *instance));
+    let counter = Counter::before(site.consul().port);
+    let daemon = start(&site, services, Some(&counter));
+    let instances: BTreeSet<usize> = (0..INSTANCES).collect();
+    let begun = Instant::now();
+    within(LIMIT, "everything is routed", || routed(&site, 0..services, &instances));
+    report.figure(
+        &format!("{services} services × {INSTANCES}: from the start of reeve to routed"),
+        begun.elapsed().as_secs_f64(),
+        "s",
+        None,
+    );
+    within(LIMIT, "the daemon is done", || daemon.converged());
+
+    let (cpu, (requests, _)) = (processor_time(daemon.pid()), counter.requests());
+    std::thread::sleep(IDLE);
+    let used = (processor_time(daemon.pid()) - cpu) / IDLE.as_secs_f64() * 100.0;
+    let asked = counter.requests().0 - requests;
+    let what = |text: &str| format!("{services} services × {INSTANCES}: {text}");
+    report.figure(&what("idle, of one core"), used, "%", Some(2.0));
+    report.figure(&what("requests to Consul while idle, in 45 s"), number(asked), "", None);
+
+    let mut worst = Duration::ZERO;
+    let (mut requests, mut kilobytes, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..10 {
+        let service = round * services / 10;
+        let before = (counter.requests(), processor_time(daemon.pid()));
+        let more: BTreeSet<usize> = (0..=INSTANCES).collect();
         let begun = Instant::now();
-        within(LIMIT, "everything is routed", || routed(&site, 0..services, &instances));
-        report.figure(
-            &format!("{services} services × {INSTANCES}: from the start of reeve to routed"),
-            begun.elapsed().as_secs_f64(),
-            "s",
-            None,
-        );
+        register(&site, service, INSTANCES);
+        within(LIMIT, "the change is routed", || fast(|| routed(&site, std::iter::once(service), &more)));
+        worst = worst.max(begun.elapsed());
         within(LIMIT, "the daemon is done", || daemon.converged());
-
-        let (cpu, (requests, _)) = (processor_time(daemon.pid()), counter.requests());
-        std::thread::sleep(IDLE);
-        let used = (processor_time(daemon.pid()) - cpu) / IDLE.as_secs_f64() * 100.0;
-        let asked = counter.requests().0 - requests;
-        let what = |text: &str| format!("{services} services × {INSTANCES}: {text}");
-        report.figure(&what("idle, of one core"), used, "%", Some(2.0));
-        report.figure(&what("requests to Consul while idle, in 45 s"), number(asked), "", None);
-
-        let mut worst = Duration::ZERO;
-        let (mut requests, mut kilobytes, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..10 {
-            let service = round * services / 10;
-            let before = (counter.requests(), processor_time(daemon.pid()));
-            let more: BTreeSet<usize> = (0..=INSTANCES).collect();
-            let begun = Instant::now();
-            register(&site, service, INSTANCES);
-            within(LIMIT, "the change is routed", || fast(|| routed(&site, std::iter::once(service), &more)));
-            worst = worst.max(begun.elapsed());
-            within(LIMIT, "the daemon is done", || daemon.converged());
-            std::thread::sleep(Duration::from_secs(2));
-            let after = counter.requests();
-            requests.push(after.0 - before.0.0);
-            kilobytes.push(after.1 - before.0.1);
-            cpu.push((processor_time(daemon.pid()) - before.1) * 1000.0);
-        }
-        requests.sort_unstable();
-        kilobytes.sort_unstable();
-        cpu.sort_by(f64::total_cmp);
-        report.figure(&what("one change: slowest of 10 until loaded"), worst.as_secs_f64() * 1000.0, "ms", None);
-        report.figure(&what("one change: requests to Consul, median"), number(requests[5]), "", None);
-        report.figure(&what("one change: read from Consul, median"), number(kilobytes[5]), "kB", None);
-        report.figure(&what("one change: processor time of reeve, median"), cpu[5], "ms", None);
-        report.figure(&what("most connections to Consul at once"), number(counter.most_connections()), "", Some(100.0));
-        report.figure(&what("resident"), resident(daemon.pid()), "MB", Some(64.0));
+        std::thread::sleep(Duration::from_secs(2));
+        let after = counter.requests();
+        requests.push(after.0 - before.0.0);
+        kilobytes.push(after.1 - before.0.1);
+        cpu.push((processor_time(daemon.pid()) - before.1) * 1000.0);
     }
+    requests.sort_unstable();
+    kilobytes.sort_unstable();
+    cpu.sort_by(f64::total_cmp);
+    report.figure(&what("one change: slowest of 10 until loaded"), worst.as_secs_f64() * 1000.0, "ms", None);
+    report.figure(&what("one change: requests to Consul, median"), number(requests[5]), "", None);
+    report.figure(&what("one change: read from Consul, median"), number(kilobytes[5]), "kB", None);
+    report.figure(&what("one change: processor time of reeve, median"), cpu[5], "ms", None);
+    report.figure(&what("most connections to Consul at once"), number(counter.most_connections()), "", Some(100.0));
+    // What a look needs for a moment is given back within ten seconds.
+    std::thread::sleep(REST);
+    report.figure(&what("resident at rest"), resident(daemon.pid()), "MB", Some(64.0));
+    report.figure(&what("resident at most"), memory(daemon.pid(), "VmHWM:"), "MB", None);
 }
 
 /// A probe that is asked again at once for a tenth of a second: the wait between two looks is not part of the figure.
@@ -216,8 +218,13 @@ pub fn processor_time(pid: u32) -> f64 {
 
 /// Megabytes.
 pub fn resident(pid: u32) -> f64 {
+    memory(pid, "VmRSS:")
+}
+
+/// Megabytes, by the kernel's name of the figure.
+fn memory(pid: u32, name: &str) -> f64 {
     let text = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
     let kilobytes =
-        text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     kilobytes.unwrap_or_default() / 1000.0
 }

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,28 @@ pub fn create(name: &str, labels: &[(&str, &str)]) -> String {
         labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
     let body = json!({"Image": WEB, "Labels": labels, "ExposedPorts": {"80/tcp": {}},
         "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": ""}]}}});
-    let (status, answer) = call("POST", &format!("/containers/create?name={name}"), &body);
+    create_like(&body, name)
+}
+
+/// What makes containers like this one: its configuration, as Docker tells it, with other labels.
+pub fn like(id: &str, (key, value): (&str, &str)) -> Value {
+    let seen = inspect(id);
+    let mut body = seen["Config"].clone();
+    body["Hostname"] = Value::Null;
+    // As many, and nobody's mark.
+    let labels = seen["Config"]["Labels"].as_object().cloned().unwrap_or_default();
+    let labels = labels.into_iter().map(|(name, value)| (format!("bench.{name}"), value));
+    body["Labels"] = labels.chain([(key.to_owned(), value.into())]).collect::<serde_json::Map<_, _>>().into();
+    body["HostConfig"] = seen["HostConfig"].clone();
+    let networks = seen["NetworkSettings"]["Networks"].as_object().cloned().unwrap_or_default();
+    let networks = networks.into_iter().map(|(name, _)| (name, json!({"Aliases": ["web"]})));
+    body["NetworkingConfig"] = json!({"EndpointsConfig": networks.collect::<serde_json::Map<_, _>>()});
+    body
+}
+
+/// Its id.
+pub fn create_like(body: &Value, name: &str) -> String {
+    let (status, answer) = call("POST", &format!("/containers/create?name={name}"), body);
     assert_eq!(status, 201, "{answer}");
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
     answer["Id"].as_str().expect("an id").to_owned()
@@ -67,6 +88,16 @@ pub fn inspect(id: &str) -> Value {
     let (status, answer) = call("GET", &format!("/containers/{id}/json"), &Value::Null);
     assert_eq!(status, 200, "{answer}");
     serde_json::from_str(&answer).expect("JSON")
+}
+
+/// When the engine told that this had happened to it, by the event's own time stamp.
+pub fn told_at(id: &str, action: &str) -> Option<SystemTime> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let filters = format!("%7B%22container%22%3A%5B%22{id}%22%5D%2C%22event%22%3A%5B%22{action}%22%5D%7D");
+    let path = format!("/events?since={}&until={:.6}&filters={filters}", now.as_secs() - 60, now.as_secs_f64());
+    let (_, answer) = call("GET", &path, &Value::Null);
+    let event: Value = serde_json::from_str(answer.lines().next_back()?).ok()?;
+    Some(UNIX_EPOCH + Duration::from_nanos(event["timeNano"].as_u64()?))
 }
 
 /// Does it for each of them, so many at once.

@@ -2,14 +2,17 @@
 //! catalog, a burst. Each figure stands beside the floor of the parts, measured in the same run by the same definition,
 //! and is a ratio of the two: a machine that is busy slows both.
 //!
-//! `make bench` runs all of it; names run a part: `cargo bench --bench real -- traffic fleet catalog burst`. It prints one
-//! table and writes it to `target/bench.json`. `soak` is another program of the same kind: `-- soak 5m`.
+//! `make bench` runs all of it; names run a part: `cargo bench --bench real -- traffic fleet catalog burst balancer pure`
+//! (`catalog=1000`: with so many services alone). It prints one table, and writes it to `target/bench.json` when it is whole.
+//! `soak` is another program of the same kind: `-- soak 5m`.
 
+mod balancer;
 mod catalog;
 mod counter;
 mod engine;
 mod fleet;
 mod floor;
+mod pure;
 mod report;
 mod soak;
 #[allow(dead_code)]
@@ -21,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use report::Report;
 
-const PARTS: [&str; 4] = ["traffic", "fleet", "catalog", "burst"];
+const PARTS: [&str; 6] = ["traffic", "fleet", "catalog", "burst", "balancer", "pure"];
 
 fn main() {
     // `cargo bench` adds `--bench`, and `cargo test --benches` runs it for nothing.
@@ -37,25 +40,30 @@ fn main() {
         };
         std::process::exit(i32::from(!soak::run(length)));
     }
-    if arguments.is_empty() {
+    let whole = arguments.is_empty();
+    if whole {
         arguments = PARTS.map(str::to_owned).to_vec();
     }
     let started = Instant::now();
     let mut report = Report::default();
     for part in &arguments {
         eprintln!("=== {part}");
-        match part.as_str() {
-            "traffic" => traffic::run(&mut report),
-            "fleet" => fleet::run(&mut report),
-            "catalog" => catalog::scale(&mut report),
-            "burst" => catalog::burst(&mut report),
-            other => {
-                eprintln!("no part is called {other}; there are {}, and soak", PARTS.join(", "));
+        let (name, size) = part.split_once('=').unwrap_or((part, ""));
+        match (name, size.parse()) {
+            ("traffic", Err(_)) => traffic::run(&mut report),
+            ("fleet", Err(_)) => fleet::run(&mut report),
+            ("catalog", Err(_)) => catalog::SIZES.into_iter().for_each(|size| catalog::scale(&mut report, size)),
+            ("catalog", Ok(size)) => catalog::scale(&mut report, size),
+            ("burst", Err(_)) => catalog::burst(&mut report),
+            ("balancer", Err(_)) => balancer::run(&mut report),
+            ("pure", Err(_)) => pure::run(&mut report),
+            _ => {
+                eprintln!("no part is called {part}; there are {}, and soak", PARTS.join(", "));
                 std::process::exit(2);
             }
         }
     }
-    report.print(started.elapsed());
+    report.print(started.elapsed(), whole);
 }
 
 /// `5m`, `300s`.

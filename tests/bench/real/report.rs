@@ -57,7 +57,20 @@ impl Report {
         self.rows.push(row);
     }
 
-    pub fn print(&mut self, took: Duration) {
+    /// A figure that is to be at least so much of another one, measured beside it.
+    pub fn share(&mut self, what: &str, (figure, beside): (f64, f64), unit: &str, ratio: f64, least: f64) {
+        self.add(Row {
+            what: what.to_owned(),
+            figure: format!("{figure:.0} {unit}"),
+            floor: format!("{beside:.0} {unit}"),
+            ratio: Some(ratio),
+            goal: format!("≥ {least} ×"),
+            met: Some(ratio >= least),
+        });
+    }
+
+    /// `whole`: every part was run, so that what is written is all that there is to say.
+    pub fn print(&mut self, took: Duration, whole: bool) {
         // Ratios first.
         self.rows.sort_by_key(|row| row.ratio.is_none());
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -68,6 +81,9 @@ impl Report {
             println!("| {} | {ratio} | {} | {} | {} | {met} |", row.what, row.figure, row.floor, row.goal);
         }
         println!("\n{} s; load average at the end: {}", took.as_secs(), load.trim());
+        if !whole {
+            return;
+        }
         let rows: Vec<Value> = self
             .rows
             .iter()

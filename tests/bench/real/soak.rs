@@ -16,6 +16,12 @@ use crate::support::{Shop, Site, check, http, within};
 const CHANGES: usize = 20_000;
 const SERVICES: usize = 20;
 const LIMIT: Duration = Duration::from_secs(120);
+/// Between two changes, if there is time enough for all of them.
+const PACE: Duration = Duration::from_millis(40);
+/// How long they last at that pace.
+const SPREAD: Duration = Duration::from_millis(40 * CHANGES as u64);
+/// Between two looks at what is held.
+const SAMPLE: Duration = Duration::from_secs(3);
 
 /// What may only grow when something is kept for ever.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +34,17 @@ struct Held {
 }
 
 impl Held {
+    /// The most of each: what is let go of after a while (a pool of connections, old workers) goes up and down.
+    fn at_most(self, other: Self) -> Self {
+        Self {
+            resident: self.resident.max(other.resident),
+            descriptors: self.descriptors.max(other.descriptors),
+            threads: self.threads.max(other.threads),
+            workers: self.workers.max(other.workers),
+            series: self.series.max(other.series),
+        }
+    }
+
     fn of(site: &Site, daemon: &Daemon) -> Self {
         let count = |path: String| fs::read_dir(path).into_iter().flatten().count();
         let text = daemon.get("/metrics").map(|answer| answer.body).unwrap_or_default();
@@ -57,7 +74,9 @@ pub fn run(length: Duration) -> bool {
     let mut there: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); SERVICES];
     let begun = Instant::now();
     let (mut done, mut containers, mut specs) = (0, 0, 0);
+    // At most, while the second quarter went on: the first one fills what is kept to be used again.
     let mut warm: Option<Held> = None;
+    let mut sampled = begun;
     // A stranger that comes and goes.
     let stranger = engine::create(&format!("{}-stranger", site.project), &[(STRANGER, &site.project)]);
     while done < CHANGES && begun.elapsed() < length {
@@ -109,12 +128,13 @@ pub fn run(length: Duration) -> bool {
         }
         done += 1;
         // As many as fit, spread over the time.
-        let due = length
-            .mul_f64(0.95 * done as f64 / CHANGES as f64)
-            .min(Duration::from_millis(40) * u32::try_from(done).unwrap_or(1));
+        let due = length.mul_f64(0.95 * done as f64 / CHANGES as f64).min(PACE * u32::try_from(done).unwrap_or(1));
         std::thread::sleep(due.saturating_sub(begun.elapsed()));
-        if warm.is_none() && begun.elapsed() > length / 4 {
-            warm = Some(Held::of(&site, &daemon));
+        let (now, quarter) = (begun.elapsed(), length.min(SPREAD) / 4);
+        if now > quarter && now < quarter * 2 && sampled.elapsed() > SAMPLE {
+            sampled = Instant::now();
+            let held = Held::of(&site, &daemon);
+            warm = Some(warm.map_or(held, |before| before.at_most(held)));
         }
     }
     put(&site, "/v1/agent/service/deregister/s0-x", &serde_json::Value::Null);
@@ -143,7 +163,7 @@ pub fn run(length: Duration) -> bool {
         daemon.passes(),
         daemon.metric("reeve_nginx_reloads_total{result=\"ok\"}")
     );
-    println!("held after a quarter: {warm:?}\nheld at the end:      {end:?}");
+    println!("held at most in the second quarter: {warm:?}\nheld at the end:                    {end:?}");
     let flat = end.resident <= warm.resident * 1.15 + 2.0
         && end.descriptors <= warm.descriptors + 8
         && end.threads <= warm.threads + 4

@@ -1,6 +1,7 @@
 //! From a change to the traffic that follows it. A container is started: until the first request is answered by it, and
 //! until all of nginx is seen to route to it. One is killed: until none of nginx is seen to route to it. Beside each, the
-//! floor (`floor`), by the same definition.
+//! floor (`floor`), by the same definition. A start counts from the engine's time stamp of it; an end from its event, since
+//! the engine tells of it only when it has taken the container's network down, which is a figure of its own.
 //!
 //! Whoever asks leaves the processor free in between: on a small machine, an asker that never rests is what is measured.
 
@@ -60,7 +61,7 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
     eventually("the floor serves", || site.served_by(floor.listen, 2).map(drop));
 
     let probe = site.ports.probe();
-    let (mut first, mut all, mut gone) = (vec![], vec![], vec![]);
+    let (mut first, mut all, mut gone, mut cleared) = (vec![], vec![], vec![], vec![]);
     let (mut floor_first, mut floor_all, mut floor_gone) = (vec![], vec![], vec![]);
     for round in 0..ROUNDS {
         let id = engine::create(&format!("{}-{round}", site.project), &labels);
@@ -79,7 +80,9 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
         floor_all.push(seen.all_new.duration_since(since).unwrap_or_default());
 
         let seen = watched(probe, None, || engine::kill(&id));
-        gone.push(seen.all_new.duration_since(time_of(&id, "FinishedAt")).unwrap_or_default());
+        let told = engine::told_at(&id, "die").expect("its event");
+        gone.push(seen.all_new.duration_since(told).unwrap_or_default());
+        cleared.push(told.duration_since(time_of(&id, "FinishedAt")).unwrap_or_default());
 
         let index = floor.index(site);
         let seen = watched(floor.probe, None, || {
@@ -96,13 +99,17 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
     }
     for (what, times, floors) in [
         ("a container is started → all of nginx routes to it", all, floor_all),
-        ("one is killed → none of nginx routes to it", gone, floor_gone),
+        ("one is killed (Docker's event) → none of nginx routes to it", gone, floor_gone),
         ("a container is started → first answer by it", first, floor_first),
     ] {
         let ((median, p99), (floor_median, floor_p99)) = (median_and_p99(times), median_and_p99(floors));
         report.ratio(&format!("{}: {what}, median of {ROUNDS}", path(lua)), median, floor_median, Some(goal));
         report.ratio(&format!("{}: {what}, 99th percentile", path(lua)), p99, floor_p99, None);
     }
+    let (median, p99) = median_and_p99(cleared);
+    let what = format!("{}: Docker's own time, from a container's end to its event", path(lua));
+    report.figure(&format!("{what}, median of {ROUNDS}"), median.as_secs_f64() * 1000.0, "ms", None);
+    report.figure(&format!("{what}, 99th percentile"), p99.as_secs_f64() * 1000.0, "ms", None);
     let text = daemon.get("/metrics").map(|answer| answer.body).unwrap_or_default();
     let value = |series: &str| crate::support::program::value(&text, series).unwrap_or_default();
     let count = value("reeve_change_to_loaded_seconds_count");
