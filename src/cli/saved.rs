@@ -49,7 +49,7 @@ impl SavedPlan {
             files,
             name: context.global.project.clone(),
             spec: source.spec().digest.clone(),
-            resolved: source.loaded().resolved.clone(),
+            resolved: source.spec().resolved(),
             plan: display::json(preview),
             steps: steps_of(preview),
             incomplete: preview.incomplete(),

@@ -44,9 +44,10 @@ pub enum SpecChange {
 
 pub struct SpecSource {
     options: LoadOptions,
-    loaded: Loaded,
     /// The spec in force, shared with every pass.
     spec: Arc<Spec>,
+    /// Every file that was read or looked for, to make it.
+    read: Vec<PathBuf>,
     /// Of the files when the spec in force, or the last invalid one, was read.
     judged: Fingerprint,
     /// A state that differs, and since when it has been so.
@@ -64,16 +65,12 @@ impl SpecSource {
         let warnings = loaded.warnings.iter().map(|warning| warning.line()).collect();
         let judged = fingerprint(&options, &loaded.files);
         let files = watch::Sender::new(loaded.files.clone());
-        let spec = Arc::new(loaded.spec.clone());
-        Ok(Self { options, loaded, spec, judged, pending: None, files, warnings })
+        let Loaded { spec, files: read, .. } = loaded;
+        Ok(Self { options, spec: spec.into(), read, judged, pending: None, files, warnings })
     }
 
     pub fn spec(&self) -> &Arc<Spec> {
         &self.spec
-    }
-
-    pub fn loaded(&self) -> &Loaded {
-        &self.loaded
     }
 
     /// Warnings that have not been told yet.
@@ -83,7 +80,7 @@ impl SpecSource {
 
     /// Looks at the files, and reads them when they differ and have come to rest.
     pub fn poll(&mut self) -> SpecChange {
-        let seen = fingerprint(&self.options, &self.loaded.files);
+        let seen = fingerprint(&self.options, &self.read);
         if seen == self.judged {
             self.pending = None;
             return SpecChange::None;
@@ -101,11 +98,11 @@ impl SpecSource {
         self.pending = None;
         self.judged = seen;
         match load(&self.options) {
-            Ok(loaded) if loaded.spec.project != self.loaded.spec.project => {
+            Ok(loaded) if loaded.spec.project != self.spec.project => {
                 let line = format!(
                     "the project's name changed from {} to {}: everything that is running belongs to the old name; \
                      take that down with `reeve destroy` and start the daemon anew",
-                    self.loaded.spec.project, loaded.spec.project
+                    self.spec.project, loaded.spec.project
                 );
                 SpecChange::Invalid { shown: line.clone(), line }
             }
@@ -114,9 +111,9 @@ impl SpecSource {
                 self.judged = fingerprint(&self.options, &loaded.files);
                 self.files.send_replace(loaded.files.clone());
                 self.warnings.extend(loaded.warnings.iter().map(|warning| warning.line()));
-                let changed = loaded.spec.digest != self.loaded.spec.digest;
-                self.spec = Arc::new(loaded.spec.clone());
-                self.loaded = loaded;
+                let changed = loaded.spec.digest != self.spec.digest;
+                self.spec = loaded.spec.into();
+                self.read = loaded.files;
                 if changed { SpecChange::Changed } else { SpecChange::Same }
             }
             Err(diagnostics) => SpecChange::Invalid { shown: diagnostics.render(false), line: diagnostics.line() },
@@ -127,7 +124,7 @@ impl SpecSource {
     /// of the start; files elsewhere that a later spec names are seen by the periodic pass.
     pub fn watch(&self, wake: Wake) -> impl Future<Output = ()> + Send + use<> {
         let folders: BTreeSet<PathBuf> =
-            self.loaded.files.iter().chain(&self.options.files).map(|path| folder_of(path)).collect();
+            self.read.iter().chain(&self.options.files).map(|path| folder_of(path)).collect();
         let (options, files) = (self.options.clone(), self.files.subscribe());
         let look = move || fingerprint(&options, &files.borrow());
         let mut seen = self.judged.clone();

@@ -64,6 +64,11 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// The canonical form: every default filled in, secrets as digests, keys sorted.
+    pub fn resolved(&self) -> serde_json::Value {
+        resolved::resolved(self)
+    }
+
     /// The spec in which the project wants nothing: what `destroy` plans against.
     pub fn empty(project: &str) -> Self {
         Self {
