@@ -302,3 +302,35 @@ impl Execute for Live {
 pub fn generations_folder(directory: &Path) -> std::path::PathBuf {
     std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned()).join("generations")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::action::{ConsulAction, DockerAction};
+
+    #[tokio::test]
+    async fn what_was_just_seen_is_believed_until_something_is_heard_of_it_or_done_to_anything_but_consul() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut settings = Settings::defaults("edge-1");
+        settings.directory = folder.path().to_owned();
+        settings.docker.host = format!("unix://{}/no.sock", folder.path().display());
+        settings.consul.address = format!("unix://{}/no.sock", folder.path().display());
+        let owner = Owner { project: "shop".to_owned(), node: "edge-1".to_owned() };
+        let live = Live::new(&settings, &owner).expect("nothing is contacted");
+        let view = View::Known(());
+        let unknown: View<()> = View::Unknown { reason: "gone".to_owned(), since: Timestamp::UNIX_EPOCH };
+        let look = || lock(&live.unspoiled).extend([(Part::Docker, Instant::now()), (Part::Nginx, Instant::now())]);
+        assert!(live.fresh(Part::Docker, &view).is_none(), "it was never looked at");
+        look();
+        assert!(live.fresh(Part::Docker, &view).is_some());
+        assert!(live.fresh(Part::Docker, &unknown).is_none(), "unknown is looked at again");
+        let failed = live.execute(&Action::Consul(ConsulAction::RemoveUnmarked { id: "web".to_owned() })).await;
+        assert!(failed.is_err());
+        assert!(live.fresh(Part::Nginx, &view).is_some(), "a write to Consul changes neither");
+        let failed = live.execute(&Action::Docker(DockerAction::RemoveVolume { name: "data".to_owned() })).await;
+        assert!(failed.is_err());
+        assert!(live.fresh(Part::Docker, &view).is_none() && live.fresh(Part::Nginx, &view).is_none());
+        lock(&live.unspoiled).insert(Part::Docker, Instant::now().checked_sub(FRESH).expect("the machine runs"));
+        assert!(live.fresh(Part::Docker, &view).is_none(), "it is too old");
+    }
+}

@@ -69,3 +69,49 @@ pub struct Pass {
     /// Time stamp of the oldest change that woke this pass.
     pub changed_at: Option<Timestamp>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::{Host, Templates, View};
+
+    fn applied(system: System, result: Result<(), ActionError>) -> Applied {
+        let object = ObjectKey::Nginx;
+        Applied { object, system, kind: "register", cause: String::new(), drift: false, took: Duration::ZERO, result }
+    }
+
+    fn pass(applied: Vec<Applied>) -> Pass {
+        fn gone<T>() -> View<T> {
+            View::Unknown { reason: String::new(), since: Timestamp::UNIX_EPOCH }
+        }
+        let (docker, consul, nginx, directory) = (gone(), gone(), gone(), gone());
+        Pass {
+            spec: Arc::new(Spec::empty("shop")),
+            observed: Observed {
+                docker,
+                consul,
+                nginx,
+                directory,
+                host: Host::default(),
+                templates: Templates::default(),
+            },
+            plan: Plan::default(),
+            held: Vec::new(),
+            applied,
+            started_at: Timestamp::UNIX_EPOCH,
+            took: Duration::ZERO,
+            changed_at: None,
+        }
+    }
+
+    #[test]
+    fn only_a_pass_whose_every_step_was_a_write_to_consul_that_worked_lets_the_next_one_look_at_less() {
+        let failed = Err(ActionError::Conflict("the container is another one".to_owned()));
+        assert!(pass(vec![applied(System::Consul, Ok(()))]).wrote_to_consul_alone());
+        assert!(!pass(Vec::new()).wrote_to_consul_alone());
+        assert!(!pass(vec![applied(System::Consul, Ok(())), applied(System::Consul, failed)]).wrote_to_consul_alone());
+        for other in [System::Docker, System::Nginx, System::Directory] {
+            assert!(!pass(vec![applied(System::Consul, Ok(())), applied(other, Ok(()))]).wrote_to_consul_alone());
+        }
+    }
+}
