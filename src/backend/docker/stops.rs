@@ -39,10 +39,17 @@ impl Way {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    at: Timestamp,
+    /// It has ended since.
+    ended: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Stops {
     ways: BTreeMap<String, Way>,
-    told: BTreeMap<String, Timestamp>,
+    told: BTreeMap<String, Told>,
 }
 
 impl Stops {
@@ -59,19 +66,28 @@ impl Stops {
         let stops = number(signal).is_some_and(|number| number == KILL || number == self.way(id).signal);
         if stops {
             // A second signal is the end of the same stop.
-            self.told.entry(id.to_owned()).or_insert(at);
+            let told = self.told.entry(id.to_owned()).or_insert(Told { at, ended: false });
+            if told.ended {
+                *told = Told { at, ended: false };
+            }
         }
         stops
     }
 
-    /// It has ended, or begun anew.
+    /// It has ended, and is told to stop all the same: a look that is under way may have read it while it still ran, and would
+    /// take it for one that goes on, register it again and send it requests.
+    pub(super) fn ended(&mut self, id: &str) {
+        self.told.entry(id.to_owned()).and_modify(|told| told.ended = true);
+    }
+
+    /// It has begun anew, or is gone.
     pub(super) fn over(&mut self, id: &str) {
         self.told.remove(id);
     }
 
     /// Since when it is told to stop, if it is not over.
     pub(super) fn told(&self, id: &str, state: &ContainerState, now: Timestamp) -> Option<Timestamp> {
-        let at = *self.told.get(id)?;
+        let at = self.told.get(id)?.at;
         let ContainerState::Running { started_at } = *state else { return None };
         let patience = SignedDuration::try_from(self.way(id).timeout + PATIENCE).unwrap_or(SignedDuration::MAX);
         let waits = at.saturating_add(patience).is_ok_and(|end| now < end);
@@ -151,5 +167,15 @@ mod tests {
         assert_eq!(memory.told("a", &ContainerState::Created, at(1)), None);
         memory.over("a");
         assert_eq!(memory.told("a", &running(-60), at(1)), None);
+    }
+
+    #[test]
+    fn a_look_that_read_a_container_before_its_end_does_not_take_it_for_one_that_goes_on() {
+        let mut memory = Stops::default();
+        assert!(memory.signalled("a", "9", at(0)));
+        memory.ended("a");
+        assert_eq!(memory.told("a", &running(-60), at(1)), Some(at(0)), "as the look has read it");
+        assert!(memory.signalled("a", "9", at(20)));
+        assert_eq!(memory.told("a", &running(10), at(21)), Some(at(20)), "the next life has a stop of its own");
     }
 }

@@ -195,7 +195,8 @@ fn discovered(memory: &mut Memory, id: &str, action: &str, signal: &str, at: Tim
     match action {
         // Any other signal is nothing: many programs read their settings anew by one.
         "kill" => return memory.stops.signalled(id, signal, at),
-        "start" | "die" | "destroy" => memory.stops.over(id),
+        "die" => memory.stops.ended(id),
+        "start" | "destroy" => memory.stops.over(id),
         _ => {}
     }
     memory.spoil(Change::Container(id.to_owned()));

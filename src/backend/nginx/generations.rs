@@ -321,8 +321,8 @@ impl Generations {
     }
 
     /// Writes the endpoints that nginx loads at its start, in the place of the old ones. At once for every reader, but the disk
-    /// is not waited for: it takes half a second now and then, and every later change of endpoints would wait, too. After a
-    /// power failure it may be the set of some seconds before, as whole as this one.
+    /// is not waited for: the next change of endpoints would wait, too. After a power failure it may be the set of some
+    /// seconds before, as whole as this one.
     ///
     /// # Errors
     /// The system's.

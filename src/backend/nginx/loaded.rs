@@ -203,7 +203,7 @@ impl Observer {
             let asked = Instant::now();
             let mut answered = false;
             // A worker that has had no connection by now gets one when all the others are busy: its silence is not waited
-            // for, and so neither is this by the next change. Seen with a few connections: once in a hundred reloads.
+            // for, and so neither is this by the next change.
             let late = clean_since.is_some_and(|since| since.elapsed() >= QUIET);
             let count = if late { MAX_AT_ONCE } else { self.known(&serving).1.max(1) + 1 };
             for answer in self.round(count).await {
