@@ -1,7 +1,7 @@
 //! From a change to the traffic that follows it. A container is started: until the first request is answered by it, and
 //! until all of nginx is seen to route to it. One is killed: until none of nginx is seen to route to it. Beside each, the
 //! floor (`floor`), by the same definition. A start counts from the engine's time stamp of it; an end from its event, since
-//! the engine tells of it only when it has taken the container's network down, which is a figure of its own.
+//! the engine tells nobody before; what it takes until then is a figure of its own.
 //!
 //! Whoever asks leaves the processor free in between: on a small machine, an asker that never rests is what is measured.
 
