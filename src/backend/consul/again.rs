@@ -65,6 +65,7 @@ impl Consul {
         let ours = |id: &String, kept: &Kept| kept.registrations.get(id).is_some_and(|one| names.contains(&one.name));
         kept.missing = kept.missing.iter().filter(|id| !ours(id, &kept)).cloned().collect();
         kept.registrations.retain(|_, one| !names.contains(&one.name));
+        // Only what changes them touches them: the last pass shares them, and the first change is a copy of all.
         if kept.strangers.values().any(|one| names.contains(&one.name)) {
             kept.strangers.retain(|_, one| !names.contains(&one.name));
         }
