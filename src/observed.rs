@@ -169,7 +169,7 @@ pub enum ContainerState {
     Paused {
         started_at: Timestamp,
     },
-    /// Docker is about to start it again by its restart policy.
+    /// It has ended, and Docker is about to start it again by its restart policy, or has not told yet whether it does.
     Restarting,
     Exited {
         code: i64,

@@ -190,7 +190,11 @@ async fn serve(stream: UnixStream, script: Arc<Mutex<Script>>) {
             (format!("HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()), false)
         }
         Reply::CutOff(body) => (format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n{body}", body.len() + 100), false),
-        Reply::Hang => (String::new(), true),
+        Reply::Hang => {
+            // Until the other side hangs up.
+            drop(stream.read(&mut [0; 1]).await);
+            return;
+        }
         Reply::HangUp => return,
         Reply::Stream { lines, stays } => (format!("HTTP/1.1 200 x\r\nConnection: close\r\n\r\n{lines}"), stays),
     };

@@ -33,6 +33,11 @@ pub(super) struct Memory {
     /// Everything, as of the last look. `None`: the next look has to list.
     whole: Option<Whole>,
     dirty: Dirty,
+    /// Containers whose end the engine has told, and of which it does not yet tell more: it holds on to them while it takes
+    /// their network down, and an inspect waits for that.
+    ended: BTreeSet<String>,
+    /// Containers that an action of ours is stopping: nobody is in a hurry to hear of their end.
+    stopping: BTreeSet<String>,
     /// Our containers, and those that discovery looks at, as of the last view; `None`: no view yet.
     own: Option<BTreeSet<String>>,
     /// The last view looked for containers that are not ours.
@@ -87,6 +92,8 @@ struct Entry {
     lasting: bool,
     /// What it says of itself changes without an event: the words of its last probe.
     restless: bool,
+    /// Something says that it has changed since.
+    spoiled: bool,
     at: Instant,
     seen: Seen,
 }
@@ -152,23 +159,29 @@ impl Memory {
 
     /// What an earlier inspect said, if nothing speaks against it.
     pub(super) fn recall(&self, listed: &Listed, look: Look) -> Option<Container> {
-        match self.entry(listed, look)? {
-            Seen::Own(container) => Some(Container::clone(container)),
-            Seen::Other(_) => None,
+        let Seen::Own(container) = self.entry(listed, look)? else { return None };
+        let mut container = Container::clone(container);
+        if self.ended.contains(&listed.id) {
+            container.state = ContainerState::Restarting;
         }
+        Some(container)
     }
 
     /// The same for a container that is not ours.
     pub(super) fn recall_other(&self, listed: &Listed, look: Look) -> Option<Discovered> {
-        match self.entry(listed, look)? {
-            Seen::Own(_) => None,
-            Seen::Other(container) => Some(Discovered::clone(container)),
+        let Seen::Other(container) = self.entry(listed, look)? else { return None };
+        let mut container = Discovered::clone(container);
+        if self.ended.contains(&listed.id) {
+            container.state = ContainerState::Restarting;
         }
+        Some(container)
     }
 
     fn entry(&self, listed: &Listed, look: Look) -> Option<&Seen> {
         let entry = self.entries.get(&listed.id)?;
         let good = match look {
+            _ if self.ended.contains(&listed.id) => true,
+            _ if entry.spoiled => false,
             Look::Whole => entry.lasting && entry.listed == fingerprint(listed),
             Look::Part => true,
         };
@@ -188,24 +201,58 @@ impl Memory {
     }
 
     fn put(&mut self, listed: &Listed, seen: Seen, restless: bool, since: u64) {
-        let spoiled = self.dirty.container(&listed.id).unwrap_or_default();
-        if !self.streaming || spoiled > since || self.opened > since {
+        if !self.streaming || self.opened > since {
             self.entries.remove(&listed.id);
             return;
         }
+        let spoiled = self.dirty.container(&listed.id).is_some_and(|at| at > since);
         // Not while the status counts seconds: a container that restarted just now looks as it did.
         let lasting = !restless && !listed.status.is_empty() && !listed.status.contains("second");
-        let entry = Entry { listed: fingerprint(listed), lasting, restless, at: Instant::now(), seen };
+        let entry = Entry { listed: fingerprint(listed), lasting, restless, spoiled, at: Instant::now(), seen };
         self.entries.insert(listed.id.clone(), entry);
     }
 
     /// An event, or our own write, says that this has to be read again.
     pub(super) fn spoil(&mut self, change: Change) {
         self.clock += 1;
-        if let Change::Container(id) = &change {
-            self.entries.remove(id);
+        if let Change::Container(id) = &change
+            && let Some(entry) = self.entries.get_mut(id)
+        {
+            entry.spoiled = true;
         }
         self.dirty.mark(change, self.clock);
+    }
+
+    /// The engine tells that it has ended: from now on it is seen as such, on the event's word alone. True: whoever hears of
+    /// this is to ask the engine, and to say (`told`) when it answers.
+    pub(super) fn ended(&mut self, id: &str) -> bool {
+        self.spoil(Change::Container(id.to_owned()));
+        let known = self.streaming && self.entries.contains_key(id);
+        known && !self.stopping.contains(id) && self.ended.insert(id.to_owned())
+    }
+
+    /// What the engine tells of it now is the truth again.
+    pub(super) fn told(&mut self, id: &str) {
+        self.ended.remove(id);
+        self.spoil(Change::Container(id.to_owned()));
+    }
+
+    /// It has begun anew, or is gone, so that an inspect is answered at once.
+    pub(super) fn begun_or_gone(&mut self, id: &str) {
+        self.ended.remove(id);
+    }
+
+    /// Its end is told by an event alone so far.
+    pub(super) fn awaits(&self, id: &str) -> bool {
+        self.ended.contains(id)
+    }
+
+    /// An action of ours begins to stop it, or has come to its end.
+    pub(super) fn stopping(&mut self, id: &str, now: bool) {
+        match now {
+            true => drop(self.stopping.insert(id.to_owned())),
+            false => drop(self.stopping.remove(id)),
+        }
     }
 
     pub(super) fn stream(&mut self, open: bool) {
@@ -213,6 +260,7 @@ impl Memory {
         self.opened = self.clock;
         self.streaming = open;
         self.entries.clear();
+        self.ended.clear();
         self.whole = None;
         // What is read from now on is later than all that was marked.
         self.dirty.seen(self.clock);
@@ -319,6 +367,21 @@ mod tests {
         memory.spoil(Change::Container("a".to_owned()));
         memory.store(&listed("Up 2 hours"), &container(), before);
         assert!(memory.recall(&listed("Up 2 hours"), Look::Whole).is_none());
+    }
+
+    #[test]
+    fn the_end_that_an_action_of_ours_brings_about_is_nobodys_news() {
+        let mut memory = streaming();
+        memory.store(&listed("Up 2 hours"), &container(), memory.clock);
+        memory.stopping("a", true);
+        assert!(!memory.ended("a"));
+        memory.stopping("a", false);
+        assert!(memory.recall(&listed("Up 2 hours"), Look::Part).is_none(), "it is read again");
+        assert!(memory.ended("a"));
+        let state = memory.recall(&listed("Up 2 hours"), Look::Part).map(|container| container.state);
+        assert_eq!(state, Some(ContainerState::Restarting));
+        memory.told("a");
+        assert!(memory.recall(&listed("Up 2 hours"), Look::Part).is_none(), "it is read again");
     }
 
     #[test]

@@ -122,7 +122,14 @@ impl Docker {
         let Inner { link, owner, mark, config, memory, .. } = &*self.inner;
         let adopted = memory.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone();
         let executor = execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted };
+        let stops = match action {
+            DockerAction::StopContainer { id, .. } | DockerAction::RemoveContainer { id, .. } => Some(id),
+            _ => None,
+        };
+        let now = |now| stops.map(|id| memory.lock().unwrap_or_else(PoisonError::into_inner).stopping(id, now));
+        now(true);
         let result = executor.execute(action).await;
+        now(false);
         // The next look may come before the engine's event of it.
         memory.lock().unwrap_or_else(PoisonError::into_inner).spoil(dirty::of_action(action));
         result

@@ -132,10 +132,10 @@ async fn what_a_change_costs_does_not_grow_with_the_world() {
         assert_eq!(following.look().await.containers.len(), containers);
         assert_eq!(Following::asked(&engine), [""; 0], "{containers}: nothing has changed");
 
-        engine.reply(&path("c3"), inspected("c3", "c3", LABELS, "exited", ""));
-        following.hears(&engine, &of_ours("die", "c3")).await;
+        engine.reply(&path("c3"), inspected("c3", "c3", LABELS, "paused", ""));
+        following.hears(&engine, &of_ours("pause", "c3")).await;
         let seen = following.look().await;
-        assert!(matches!(seen.containers["c3"].state, ContainerState::Exited { .. }));
+        assert!(matches!(seen.containers["c3"].state, ContainerState::Paused { .. }));
         assert_eq!(Following::asked(&engine), [path("c3")], "{containers}");
 
         engine.forget_requests();
@@ -205,7 +205,7 @@ async fn everything_is_listed_again_after_an_error_after_the_stream_broke_and_af
     let engine = engine_with(2);
     let following = Following::start(&engine, engine.docker()).await;
     engine.reply(&path("c0"), Reply::Answer(500, r#"{"message":"storage"}"#.to_owned()));
-    following.hears(&engine, &of_ours("die", "c0")).await;
+    following.hears(&engine, &of_ours("oom", "c0")).await;
     assert!(following.look().await.containers["c0"].state.running(), "the list's words stand in");
     assert_eq!(lists(&engine), 1);
     engine.reply(&path("c0"), inspected("c0", "c0", LABELS, "running", ""));
@@ -269,7 +269,35 @@ async fn a_look_at_what_has_changed_does_not_put_off_the_next_list() {
     let following = Following::start(&engine, engine.docker()).await;
     let listed_at = following.docker.listed_at();
     assert!(listed_at.is_some());
-    following.hears(&engine, &of_ours("die", "c0")).await;
+    following.hears(&engine, &of_ours("oom", "c0")).await;
     following.look().await;
     assert_eq!(following.docker.listed_at(), listed_at);
+}
+
+#[tokio::test]
+async fn the_end_of_a_container_is_seen_while_the_engine_does_not_answer_for_it() {
+    let engine = engine_with(2);
+    let following = Following::start(&engine, engine.docker()).await;
+    engine.reply(&path("c0"), Reply::Hang);
+    following.hears(&engine, &of_ours("die", "c0")).await;
+    following.hears(&engine, &event("network", "disconnect", "n1", r#""container":"c0""#)).await;
+    let seen = following.look().await;
+    assert_eq!(seen.containers["c0"].state, ContainerState::Restarting, "what becomes of it is not known");
+    assert!(seen.containers["c1"].state.running());
+    assert_eq!(engine.asked(&path("c0")), 1, "beside the looks");
+    // It begins anew: its lock is free.
+    engine.reply(&path("c0"), inspected("c0", "c0", LABELS, "running", ""));
+    following.hears(&engine, &of_ours("start", "c0")).await;
+    assert!(following.look().await.containers["c0"].state.running());
+}
+
+#[tokio::test]
+async fn what_became_of_a_container_is_read_as_soon_as_the_engine_tells() {
+    let engine = engine_with(1);
+    let following = Following::start(&engine, engine.docker()).await;
+    engine.reply(&path("c0"), inspected("c0", "c0", LABELS, "exited", ""));
+    engine.emit(&of_ours("die", "c0"));
+    until("the end is heard, and the answer", || *following.woken.lock().expect("no panic") > 2).await;
+    assert!(matches!(following.look().await.containers["c0"].state, ContainerState::Exited { .. }));
+    assert_eq!(engine.asked(LISTS[0]), 0);
 }

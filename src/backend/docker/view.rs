@@ -30,7 +30,7 @@ use crate::world::ViewError;
 const VIEW_LIMIT: Duration = VIEW_TIMEOUT.saturating_sub(Duration::from_millis(500));
 const LIST_LIMIT: Duration = Duration::from_secs(8);
 /// An engine can hang on one container for minutes while it answers for all others.
-const INSPECT_LIMIT: Duration = Duration::from_secs(3);
+pub(super) const INSPECT_LIMIT: Duration = Duration::from_secs(3);
 /// Inspects under way at once.
 const INSPECTS: usize = 8;
 
@@ -236,6 +236,8 @@ impl Viewer<'_> {
         let mut others = Vec::new();
         for change in changes {
             match change {
+                // The event tells enough until the engine does: it would be waited for.
+                Change::Container(key) if self.memory().awaits(key) && whole.containers.contains_key(key) => {}
                 Change::Container(key) => drop(containers.insert(key.clone())),
                 Change::AnyImage | Change::ImageId(_) | Change::Image(_) => {
                     images.extend(whole.scope.images.iter().filter(|one| concerns(change, one, whole)).cloned());

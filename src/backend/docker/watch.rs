@@ -1,5 +1,9 @@
 //! The engine's events: they carry no facts, they only say that a look is worthwhile, and when the change happened.
 //!
+//! But for one. The engine holds on to a container that has ended while it takes its network down: an inspect sent then is
+//! answered a quarter of a second later (Docker 20.10), and traffic would go to what is dead until then. So the event is
+//! believed, and the engine is asked here, beside the looks; when it answers, a look reads what became of the container.
+//!
 //! Whatever a stream misses, the list that follows every new connection finds. Filters that the engine applies keep out
 //! the three events that every probe of a HEALTHCHECK makes.
 
@@ -10,6 +14,7 @@ use std::time::Duration;
 use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 
 use super::connection::Link;
@@ -17,6 +22,8 @@ use super::dirty::{self, Change};
 use super::error::Fault;
 use super::labels;
 use super::memory::Memory;
+use super::view::INSPECT_LIMIT;
+use super::{names, wire};
 use crate::world::{Wake, WakeSource};
 
 const PING_LIMIT: Duration = Duration::from_secs(5);
@@ -115,36 +122,69 @@ impl Watcher<'_> {
             tracing::info!(host = %self.link.host(), "the engine's events are back");
         }
         (self.wake)(WakeSource::DockerEvent, Timestamp::now());
+        let mut asked = FuturesUnordered::new();
         loop {
-            match tokio::time::timeout(SILENCE, events.next()).await {
+            let event = tokio::select! {
+                event = tokio::time::timeout(SILENCE, events.next()) => event,
+                Some::<String>(id) = asked.next() => {
+                    self.memory().told(&id);
+                    (self.wake)(WakeSource::DockerEvent, Timestamp::now());
+                    continue;
+                }
+            };
+            match event {
                 Err(_silent) => return Ok(()),
-                Ok(Some(Ok(event))) => self.take(&event, (opened, began)),
+                Ok(Some(Ok(event))) => {
+                    if self.take(&event, (opened, began))
+                        && let Some(id) = actor(&event)
+                    {
+                        asked.push(self.answered(id.to_owned()));
+                    }
+                }
                 Ok(Some(Err(error))) => return Err(Fault::from(error)),
                 Ok(None) => return Err(Fault::Broken("the engine closed the stream".to_owned())),
             }
         }
     }
 
+    /// Waits until the engine answers for this container, or does not in time: then it is a look's to find out why.
+    async fn answered(&self, id: String) -> String {
+        if names::is_name(&id) {
+            let path = format!("/containers/{id}/json");
+            let answer = self.link.find::<wire::Inspected>(INSPECT_LIMIT, &path).await;
+            if let Err(fault) = answer {
+                tracing::debug!(container = %id, %fault, "asked what became of a container that has ended");
+            }
+        }
+        id
+    }
+
     /// `opened`: when the stream was. What it replays from before, the list that follows the connection shows, and so it
     /// does not wake; but for a stop that is under way. It marks all the same: with a clock that is behind ours, what happens
-    /// now looks as if it were replayed.
-    fn take(&self, event: &EventMessage, opened: (Timestamp, tokio::time::Instant)) {
+    /// now looks as if it were replayed. True: its container has ended, and the engine is to be asked what became of it.
+    fn take(&self, event: &EventMessage, opened: (Timestamp, tokio::time::Instant)) -> bool {
         let at = event.time_nano.and_then(|nanos| Timestamp::from_nanosecond(nanos.into()).ok());
         let at = at.unwrap_or_else(Timestamp::now);
         let news = opened.0 - REPLAY;
         // Later on, an engine on another machine may only have another idea of the time.
         let replayed = at < news && opened.1.elapsed() < SETTLED;
         let stops = event.action.as_deref() == Some("kill");
+        let ends = event.typ == Some(EventMessageTypeEnum::CONTAINER) && event.action.as_deref() == Some("die");
+        // A replayed end may be that of a life before this one.
+        let ended = ends && !replayed && actor(event).is_some_and(|id| self.memory().ended(id));
         if self.concerns_us(event, at) && (!replayed || stops) {
             (self.wake)(WakeSource::DockerEvent, if replayed { opened.0 } else { at });
         }
+        ended
     }
 
     fn concerns_us(&self, event: &EventMessage, at: Timestamp) -> bool {
-        let actor = event.actor.as_ref();
-        let id = actor.and_then(|actor| actor.id.as_deref()).unwrap_or_default();
-        let attribute = |key: &str| actor.and_then(|actor| actor.attributes.as_ref()?.get(key));
+        let id = actor(event).unwrap_or_default();
+        let attribute = |key: &str| event.actor.as_ref()?.attributes.as_ref()?.get(key);
         let action = event.action.as_deref().unwrap_or_default();
+        if event.typ == Some(EventMessageTypeEnum::CONTAINER) && matches!(action, "start" | "destroy") {
+            self.memory().begun_or_gone(id);
+        }
         match event.typ {
             Some(EventMessageTypeEnum::CONTAINER) => {
                 let owner = attribute(labels::OWNER);
@@ -188,6 +228,10 @@ impl Watcher<'_> {
             _ => false,
         }
     }
+}
+
+fn actor(event: &EventMessage) -> Option<&str> {
+    event.actor.as_ref()?.id.as_deref()
 }
 
 /// An event of a container that nobody marked, while such are registered.
