@@ -64,8 +64,13 @@ impl Viewer<'_> {
             let connection = self.link.connection().await.map_err(|fault| self.error("connect", &fault))?;
             let begun = |look, fresh| Begun { interest, look, since, fresh };
             let version = connection.engine.to_string();
-            if let Some((mut whole, changes)) = part {
-                let (_, fresh) = tokio::try_join!(self.ping(), self.renew(&mut whole, &changes))?;
+            if let Some((mut whole, mut changes)) = part {
+                // The event tells enough of what has ended until the engine does: it would be waited for.
+                changes.retain(|change| match change {
+                    Change::Container(id) => !(self.memory().awaits(id) && whole.containers.contains_key(id)),
+                    _ => true,
+                });
+                let (_, fresh) = tokio::try_join!(self.ping_unless(&changes), self.renew(&mut whole, &changes))?;
                 if let Some(fresh) = fresh
                     && let Some(docker) = self.docker(whole, begun(Look::Part, fresh), &version).await?
                 {
@@ -91,8 +96,12 @@ impl Viewer<'_> {
     }
 
     /// An engine that hangs sends no events either, and leaves its stream open: what it said before is not what it says.
-    async fn ping(&self) -> Result<String, ViewError> {
-        self.link.get(LIST_LIMIT, "/_ping").await.map_err(|fault| self.error("ping", &fault))
+    /// One that is asked for a container tells by its answer.
+    async fn ping_unless(&self, changes: &[Change]) -> Result<(), ViewError> {
+        if changes.iter().any(|change| matches!(change, Change::Container(_))) {
+            return Ok(());
+        }
+        self.link.get(LIST_LIMIT, "/_ping").await.map(drop).map_err(|fault| self.error("ping", &fault))
     }
 
     /// What is known, as the interest wants to see it. `None`: not all of it can be read one by one.
@@ -236,8 +245,6 @@ impl Viewer<'_> {
         let mut others = Vec::new();
         for change in changes {
             match change {
-                // The event tells enough until the engine does: it would be waited for.
-                Change::Container(key) if self.memory().awaits(key) && whole.containers.contains_key(key) => {}
                 Change::Container(key) => drop(containers.insert(key.clone())),
                 Change::AnyImage | Change::ImageId(_) | Change::Image(_) => {
                     images.extend(whole.scope.images.iter().filter(|one| concerns(change, one, whole)).cloned());

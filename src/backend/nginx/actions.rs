@@ -262,12 +262,15 @@ impl Nginx {
 
     async fn set_endpoints(&self, expect: &GenerationId, endpoints: &Endpoints) -> Result<(), ActionError> {
         let shared = self.shared.clone();
-        self.expect_current(expect).await?;
         let text = endpoints::text(endpoints);
         let secret = shared.generations.secret(expect);
         {
             let (shared, expect) = (shared.clone(), expect.clone());
-            blocking(move || shared.usable(&expect)).await?;
+            blocking(move || {
+                shared.is_current(&expect)?;
+                shared.usable(&expect)
+            })
+            .await?;
         }
         // Traffic does not wait for the disk. One without the other, after a crash or a failure, is seen by the next look.
         let (written, answer) = tokio::join!(
@@ -380,13 +383,7 @@ impl Nginx {
         let build = shared.build().await.map_err(ActionError::Transient)?;
         let expect = expect.clone();
         blocking(move || {
-            match shared.generations.current().map_err(ActionError::Transient)? {
-                Some(current) if current == expect => {}
-                Some(current) => {
-                    return Err(ActionError::Conflict(format!("the current generation is {current}, not {expect}")));
-                }
-                None => return Err(ActionError::Conflict(format!("no generation is current; expected {expect}"))),
-            }
+            shared.is_current(&expect)?;
             let mut memory = shared.memory();
             let Memory { files, sources, .. } = &mut *memory;
             shared.main_config(&build, sources, files).map_err(ActionError::Transient)
@@ -410,6 +407,14 @@ impl Shared {
         self.store
             .keep_only(left.iter().map(|manifest| &**manifest))
             .map_err(|error| format!("cannot clean up the copies of TLS files beside the generations: {error}"))
+    }
+
+    fn is_current(&self, expect: &GenerationId) -> Result<(), ActionError> {
+        match self.generations.current().map_err(ActionError::Transient)? {
+            Some(current) if current == *expect => Ok(()),
+            Some(current) => Err(ActionError::Conflict(format!("the current generation is {current}, not {expect}"))),
+            None => Err(ActionError::Conflict(format!("no generation is current; expected {expect}"))),
+        }
     }
 
     /// May nginx be pointed at it?

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -60,12 +61,21 @@ pub fn read(pid: i32) -> Option<Process> {
     if pid <= 0 {
         return None;
     }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut process = parse_stat(&stat)?;
-    let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let stat = from_proc(&format!("/proc/{pid}/stat")).ok()?;
+    // Its second field may hold anything.
+    let mut process = parse_stat(&String::from_utf8_lossy(&stat))?;
+    let title = from_proc(&format!("/proc/{pid}/cmdline")).ok()?;
     let title = title.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect::<Vec<_>>().join(" ");
     process.title = title.trim_end().to_owned();
     Some(process)
+}
+
+/// A file of `/proc`, which tells no length: without room for all of it, it would be read in a dozen small pieces, and a look
+/// reads dozens of them.
+fn from_proc(path: &str) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    fs::File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Fields of `/proc/<pid>/stat`. The second one, in brackets, may hold anything, brackets and blanks too.
@@ -94,7 +104,7 @@ pub fn all_of_nginx() -> BTreeMap<i32, Process> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter_map(|pid: i32| {
             // The title first: of nearly every process that is all that has to be read.
-            let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let title = from_proc(&format!("/proc/{pid}/cmdline")).ok()?;
             title.starts_with(b"nginx: ").then_some(pid)
         })
         .filter_map(|pid| Some((pid, read(pid)?)))
@@ -103,8 +113,9 @@ pub fn all_of_nginx() -> BTreeMap<i32, Process> {
 
 /// A master and its children: without a look through all of `/proc` where the kernel lists children.
 pub fn family(master: i32) -> BTreeMap<i32, Process> {
-    match fs::read_to_string(format!("/proc/{master}/task/{master}/children")) {
+    match from_proc(&format!("/proc/{master}/task/{master}/children")) {
         Ok(children) => {
+            let children = String::from_utf8_lossy(&children);
             let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
             std::iter::once(master).chain(children).filter_map(|pid| Some((pid, read(pid)?))).collect()
         }
