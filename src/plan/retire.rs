@@ -42,13 +42,7 @@ impl<'a> Planner<'a> {
             return self.wait(object, "consul_unknown", reason);
         }
         if !running {
-            self.retiring.insert(&container.id);
-            for registration in &registrations {
-                let action = ConsulAction::Deregister { id: registration.id.clone() };
-                self.step(object.clone(), Action::Consul(action), leaving.cause.clone());
-            }
-            let action = DockerAction::RemoveContainer { id: container.id.clone(), name: container.name.clone() };
-            return self.step_with(object, Action::Docker(action), leaving.cause.clone(), leaving.changes.clone());
+            return self.take_away(container, leaving, &registrations, object);
         }
         if bears_traffic && !self.drained(container, leaving, &registrations, &object) {
             return;
@@ -59,6 +53,25 @@ impl<'a> Planner<'a> {
         self.retiring.insert(&container.id);
         let grace = stop_grace_period(&container.config);
         let action = DockerAction::StopContainer { id: container.id.clone(), name: container.name.clone(), grace };
+        self.step_with(object.clone(), Action::Docker(action), leaving.cause.clone(), leaving.changes.clone());
+        // In the same wave: what was stopped waits for nothing, and least of all for the others to be stopped.
+        self.take_away(container, leaving, &registrations, object);
+    }
+
+    /// What does not run (any more).
+    fn take_away(
+        &mut self,
+        container: &'a Container,
+        leaving: &Leaving<'a>,
+        registrations: &[&'a Registration],
+        object: ObjectKey,
+    ) {
+        self.retiring.insert(&container.id);
+        for registration in registrations {
+            let action = ConsulAction::Deregister { id: registration.id.clone() };
+            self.step(object.clone(), Action::Consul(action), leaving.cause.clone());
+        }
+        let action = DockerAction::RemoveContainer { id: container.id.clone(), name: container.name.clone() };
         self.step_with(object, Action::Docker(action), leaving.cause.clone(), leaving.changes.clone());
     }
 

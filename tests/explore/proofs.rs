@@ -370,7 +370,7 @@ pub const PROOFS: &[Proof] = &[
         bounds: ONE,
         missed: &[
             (Gate::RegisteringFirst, "it leaves before the last registration of the services that leave"),
-            (Gate::DependentsFirst, "it leaves before plain, which depended on it"),
+            (Gate::DependentsFirst, "it leaves before worker, which depended on it"),
         ],
     },
     Proof {

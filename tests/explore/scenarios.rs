@@ -74,11 +74,11 @@ pub fn rename() -> Scenario {
 
 /// One service and its upstream leave; then all that registers, and what does not.
 pub fn remove() -> Scenario {
-    let with_plain = with(
+    let with_bare = with(
         BOTH,
         &[(
             "upstreams:\n",
-            "  store:\n    image: localhost/store:1\n  plain:\n    image: localhost/plain:1\n    depends_on: [store]\nupstreams:\n",
+            "  store:\n    image: localhost/store:1\n  worker:\n    image: localhost/worker:1\n    depends_on: [store]\nupstreams:\n",
         )],
     );
     let removed = with(
@@ -91,7 +91,7 @@ pub fn remove() -> Scenario {
             ),
         ],
     );
-    Scenario::new("remove", &[&with_plain, &removed])
+    Scenario::new("remove", &[&with_bare, &removed])
 }
 
 /// Services that nothing registers, one with a volume, and what depends on them.
