@@ -45,6 +45,13 @@ impl Executor<'_> {
         }
     }
 
+    /// Is it there, and ours? An id is given once and its labels never change: what a look has seen to be ours is so, and is
+    /// not asked for again, a hundred times when a hundred are stopped.
+    async fn there(&self, what: &str, id: &str) -> Result<bool, ActionError> {
+        Self::check_name(what, id)?;
+        Ok(self.seen_ours || self.inspect_ours(what, id).await?.is_some())
+    }
+
     pub(super) async fn create_container(&self, new: &NewContainer) -> Result<(), ActionError> {
         let what = format!("create container {}", new.name);
         Self::check_name(&what, &new.name)?;
@@ -227,7 +234,7 @@ impl Executor<'_> {
 
     pub(super) async fn stop_container(&self, id: &str, name: &str, grace: Duration) -> Result<(), ActionError> {
         let what = format!("stop container {name}");
-        if self.inspect_ours(&what, id).await?.is_none() {
+        if !self.there(&what, id).await? {
             return Ok(());
         }
         let seconds = create::whole_seconds(grace);
@@ -272,7 +279,7 @@ impl Executor<'_> {
 
     pub(super) async fn remove_container(&self, id: &str, name: &str) -> Result<(), ActionError> {
         let what = format!("remove container {name}");
-        if self.inspect_ours(&what, id).await?.is_none() {
+        if !self.there(&what, id).await? {
             return Ok(());
         }
         self.remove(id).await.map_err(|fault| fault.action(&what))

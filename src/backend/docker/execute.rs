@@ -30,6 +30,8 @@ pub(super) struct Executor<'a> {
     pub(super) config: Option<&'a Path>,
     /// Ids of containers without our mark that are ours all the same.
     pub(super) adopted: &'a BTreeSet<String>,
+    /// The container that the action is about was seen, and is ours.
+    pub(super) seen_ours: bool,
 }
 
 impl Executor<'_> {

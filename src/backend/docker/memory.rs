@@ -247,6 +247,11 @@ impl Memory {
         self.ended.contains(id)
     }
 
+    /// A look has seen it, and that it is ours.
+    pub(super) fn saw_ours(&self, id: &str) -> bool {
+        self.entries.get(id).is_some_and(|entry| matches!(entry.seen, Seen::Own(_)))
+    }
+
     /// An action of ours begins to stop it, or has come to its end.
     pub(super) fn stopping(&mut self, id: &str, now: bool) {
         match now {

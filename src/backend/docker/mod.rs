@@ -120,18 +120,23 @@ impl Docker {
     /// Does one action. Doing it again is harmless.
     pub async fn execute(&self, action: &DockerAction) -> Result<(), ActionError> {
         let Inner { link, owner, mark, config, memory, .. } = &*self.inner;
-        let adopted = memory.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone();
-        let executor = execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted };
+        let memory = || memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let adopted = memory().adopted.clone();
         let stops = match action {
             DockerAction::StopContainer { id, .. } | DockerAction::RemoveContainer { id, .. } => Some(id),
             _ => None,
         };
-        let now = |now| stops.map(|id| memory.lock().unwrap_or_else(PoisonError::into_inner).stopping(id, now));
-        now(true);
+        let seen_ours = stops.is_some_and(|id| memory().saw_ours(id));
+        let executor = execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted, seen_ours };
+        if let Some(id) = stops {
+            memory().stopping(id, true);
+        }
         let result = executor.execute(action).await;
-        now(false);
+        if let Some(id) = stops {
+            memory().stopping(id, false);
+        }
         // The next look may come before the engine's event of it.
-        memory.lock().unwrap_or_else(PoisonError::into_inner).spoil(dirty::of_action(action));
+        memory().spoil(dirty::of_action(action));
         result
     }
 
@@ -139,7 +144,8 @@ impl Docker {
     pub async fn signal(&self, id: &str, name: &str, signal: &str) -> Result<(), ActionError> {
         let Inner { link, owner, mark, config, memory, .. } = &*self.inner;
         let adopted = memory.lock().unwrap_or_else(PoisonError::into_inner).adopted.clone();
-        let executor = execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted };
+        let executor =
+            execute::Executor { link, owner, mark, config: config.as_deref(), adopted: &adopted, seen_ours: false };
         executor.signal_container(id, name, signal).await
     }
 

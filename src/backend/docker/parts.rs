@@ -157,6 +157,7 @@ async fn our_own_write_is_seen_before_its_event_comes() {
     engine.reply("DELETE /v1.41/containers/c1", Reply::Answer(204, String::new()));
     let remove = DockerAction::RemoveContainer { id: "c1".to_owned(), name: "c1".to_owned() };
     assert_eq!(following.docker.execute(&remove).await, Ok(()));
+    assert_eq!(Following::asked(&engine).len(), 1, "whose it is was seen: {:?}", engine.requests());
     engine.reply(&path("c1"), gone());
     assert_eq!(following.look().await.containers.keys().collect::<Vec<_>>(), ["c0"]);
     assert!(LISTS.iter().all(|list| engine.asked(list) == 0), "{:?}", engine.requests());
