@@ -223,6 +223,14 @@ impl Memory {
         self.dirty.mark(change, self.clock);
     }
 
+    /// Our own write is later than what an event has told.
+    pub(super) fn wrote(&mut self, change: Change) {
+        if let Change::Container(id) = &change {
+            self.ended.remove(id);
+        }
+        self.spoil(change);
+    }
+
     /// The engine tells that it has ended: from now on it is seen as such, on the event's word alone. True: whoever hears of
     /// this is to ask the engine, and to say (`told`) when it answers.
     pub(super) fn ended(&mut self, id: &str) -> bool {
@@ -381,12 +389,16 @@ mod tests {
         memory.stopping("a", true);
         assert!(!memory.ended("a"));
         memory.stopping("a", false);
+        memory.wrote(Change::Container("a".to_owned()));
         assert!(memory.recall(&listed("Up 2 hours"), Look::Part).is_none(), "it is read again");
         assert!(memory.ended("a"));
         let state = memory.recall(&listed("Up 2 hours"), Look::Part).map(|container| container.state);
         assert_eq!(state, Some(ContainerState::Restarting));
         memory.told("a");
         assert!(memory.recall(&listed("Up 2 hours"), Look::Part).is_none(), "it is read again");
+        assert!(memory.ended("a"));
+        memory.wrote(Change::Container("a".to_owned()));
+        assert!(!memory.awaits("a"), "what we did to it is later than its end");
     }
 
     #[test]
