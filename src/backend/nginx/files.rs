@@ -138,13 +138,13 @@ impl Files {
     }
 
     /// Drops what nobody asked for since the last call, so that removed generations do not stay in memory, nor the texts of
-    /// those that are only kept. `texts_alone`: not everything was looked at that there is.
-    pub fn forget_unused(&mut self, texts_alone: bool) {
+    /// those that are only kept.
+    pub fn forget_unused(&mut self) {
         self.known.retain(|_, known| {
             if !std::mem::take(&mut known.wanted) {
                 known.text = None;
             }
-            texts_alone || std::mem::take(&mut known.used)
+            std::mem::take(&mut known.used)
         });
     }
 }

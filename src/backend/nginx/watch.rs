@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -38,8 +37,6 @@ impl Nginx {
         let shared = &self.shared;
         let (sender, mut receiver) = mpsc::channel::<()>(1);
         let mut watched = Watched::new(shared, sender);
-        // Whoever ends this ends the watcher, too.
-        let _until_dropped = Unwatched(shared);
         let mut last: Option<Glance> = None;
         let mut timer = tokio::time::interval(POLL);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -93,15 +90,6 @@ impl Nginx {
     }
 }
 
-/// Dropped, it says that nobody watches any more.
-struct Unwatched<'a>(&'a Shared);
-
-impl Drop for Unwatched<'_> {
-    fn drop(&mut self) {
-        self.0.heard.watching(false);
-    }
-}
-
 /// The watched folders. Some do not exist yet, and one that is removed and made again is another one.
 struct Watched {
     watcher: Option<notify::RecommendedWatcher>,
@@ -110,10 +98,8 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(shared: &Arc<Shared>, sender: mpsc::Sender<()>) -> Self {
+    fn new(shared: &Shared, sender: mpsc::Sender<()>) -> Self {
         let generations = shared.generations.folder();
-        // Weak: the watcher's own thread may outlive all that it tells.
-        let heard = Arc::downgrade(shared);
         let link = shared.generations.link();
         let config = shared.config.clone();
         let is_ours = move |path: &Path| {
@@ -121,24 +107,12 @@ impl Watched {
             path.starts_with(&generations) || path == link || path == config
         };
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let Some(shared) = heard.upgrade() else { return };
             let worthwhile = match event {
-                Ok(event) if matches!(event.kind, EventKind::Access(_)) => false,
                 Ok(event) => {
-                    let generations = shared.generations.folder();
-                    if event.need_rescan() {
-                        shared.heard.lost();
-                    }
-                    for path in event.paths.iter().filter(|path| path.starts_with(&generations)) {
-                        shared.heard.changed(&generations, path);
-                    }
-                    event.need_rescan() || event.paths.iter().any(|path| is_ours(path))
+                    !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| is_ours(path))
                 }
                 // Events were lost: a look is worthwhile.
-                Err(_) => {
-                    shared.heard.lost();
-                    true
-                }
+                Err(_) => true,
             };
             if worthwhile {
                 // A full channel means that a wake-up is on its way already, a closed one that nobody watches any more.
@@ -168,11 +142,7 @@ impl Watched {
             }
             // It may have been watched under another identity, which the system has dropped by itself.
             let (Ok(()) | Err(_)) = watcher.unwatch(&key.0);
-            let watched = watcher.watch(&key.0, mode);
-            if mode == RecursiveMode::Recursive {
-                shared.heard.watching(watched.is_ok());
-            }
-            match watched {
+            match watcher.watch(&key.0, mode) {
                 Ok(()) => {
                     self.folders.retain(|(folder, _)| *folder != key.0);
                     self.folders.insert(key);
