@@ -5,12 +5,12 @@ use std::path::Path;
 
 use super::Site;
 
-/// Compares with `tests/golden/e2e/<name>.txt`. With `REEVE_GOLDEN=write` in the environment the file is written instead.
+/// Compares with `tests/golden/e2e/<name>.txt`. With `REEVE_GOLDEN=overwrite` in the environment the file is written instead.
 #[track_caller]
 pub fn golden(site: &Site, name: &str, text: &str) {
     let text = normal(site, text);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/e2e").join(format!("{name}.txt"));
-    if std::env::var("REEVE_GOLDEN").as_deref() == Ok("write") {
+    if std::env::var("REEVE_GOLDEN").as_deref() == Ok("overwrite") {
         fs::create_dir_all(path.parent().expect("a folder")).expect("the folder is made");
         fs::write(&path, &text).expect("the golden file is written");
         return;
@@ -21,7 +21,7 @@ pub fn golden(site: &Site, name: &str, text: &str) {
     }
     let diff = similar::TextDiff::from_lines(&expected, &text);
     let diff = diff.unified_diff().header("golden", "now").to_string();
-    panic!("{} differs (REEVE_GOLDEN=write takes the new text):\n{diff}", path.display());
+    panic!("{} differs (REEVE_GOLDEN=overwrite takes the new text):\n{diff}", path.display());
 }
 
 /// Project, node, folder, ports, addresses, hashes and ids by names, in the order in which they appear.
