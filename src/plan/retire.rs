@@ -50,7 +50,6 @@ impl<'a> Planner<'a> {
         if !self.may_stop_peer(container, &object) {
             return;
         }
-        self.retiring.insert(&container.id);
         let grace = stop_grace_period(&container.config);
         let action = DockerAction::StopContainer { id: container.id.clone(), name: container.name.clone(), grace };
         self.step_with(object.clone(), Action::Docker(action), leaving.cause.clone(), leaving.changes.clone());

@@ -1,7 +1,7 @@
 //! Doing what an action says: networks, volumes, images here, containers in `containers`.
 //!
-//! Each action is idempotent, and looks at the mark before it changes or removes anything: an id or a name that an
-//! earlier look found may belong to somebody else by now.
+//! Each action is idempotent, and looks at the mark before it changes or removes anything: what an earlier look found may
+//! belong to somebody else by now. But for a container that a look has seen to be ours, by its id: ids are given once.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -223,31 +223,20 @@ impl Memory {
         self.dirty.mark(change, self.clock);
     }
 
-    /// Our own write is later than what an event has told.
-    pub(super) fn wrote(&mut self, change: Change) {
-        if let Change::Container(id) = &change {
-            self.ended.remove(id);
-        }
-        self.spoil(change);
-    }
-
     /// The engine tells that it has ended: from now on it is seen as such, on the event's word alone. True: whoever hears of
     /// this is to ask the engine, and to say (`told`) when it answers.
     pub(super) fn ended(&mut self, id: &str) -> bool {
-        self.spoil(Change::Container(id.to_owned()));
         let known = self.streaming && self.entries.contains_key(id);
         known && !self.stopping.contains(id) && self.ended.insert(id.to_owned())
     }
 
-    /// What the engine tells of it now is the truth again.
-    pub(super) fn told(&mut self, id: &str) {
-        self.ended.remove(id);
-        self.spoil(Change::Container(id.to_owned()));
-    }
-
-    /// It has begun anew, or is gone, so that an inspect is answered at once.
-    pub(super) fn begun_or_gone(&mut self, id: &str) {
-        self.ended.remove(id);
+    /// As `spoil`, and what the engine tells from now on is later than the event of an end: it answers for the container, which
+    /// has begun anew or is gone, or a write of ours has ended.
+    pub(super) fn told(&mut self, change: Change) {
+        if let Change::Container(id) = &change {
+            self.ended.remove(id);
+        }
+        self.spoil(change);
     }
 
     /// Its end is told by an event alone so far.
@@ -389,16 +378,14 @@ mod tests {
         memory.stopping("a", true);
         assert!(!memory.ended("a"));
         memory.stopping("a", false);
-        memory.wrote(Change::Container("a".to_owned()));
+        memory.told(Change::Container("a".to_owned()));
         assert!(memory.recall(&listed("Up 2 hours"), Look::Part).is_none(), "it is read again");
         assert!(memory.ended("a"));
         let state = memory.recall(&listed("Up 2 hours"), Look::Part).map(|container| container.state);
         assert_eq!(state, Some(ContainerState::Restarting));
-        memory.told("a");
+        memory.told(Change::Container("a".to_owned()));
+        assert!(!memory.awaits("a"));
         assert!(memory.recall(&listed("Up 2 hours"), Look::Part).is_none(), "it is read again");
-        assert!(memory.ended("a"));
-        memory.wrote(Change::Container("a".to_owned()));
-        assert!(!memory.awaits("a"), "what we did to it is later than its end");
     }
 
     #[test]

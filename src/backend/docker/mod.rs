@@ -136,7 +136,7 @@ impl Docker {
             memory().stopping(id, false);
         }
         // The next look may come before the engine's event of it.
-        memory().wrote(dirty::of_action(action));
+        memory().told(dirty::of_action(action));
         result
     }
 

@@ -282,6 +282,7 @@ async fn the_end_of_a_container_is_seen_while_the_engine_does_not_answer_for_it(
     engine.reply(&path("c0"), Reply::Hang);
     following.hears(&engine, &of_ours("die", "c0")).await;
     following.hears(&engine, &event("network", "disconnect", "n1", r#""container":"c0""#)).await;
+    until("the engine is asked", || engine.asked(&path("c0")) > 0).await;
     let seen = following.look().await;
     assert_eq!(seen.containers["c0"].state, ContainerState::Restarting, "what becomes of it is not known");
     assert!(seen.containers["c1"].state.running());

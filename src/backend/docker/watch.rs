@@ -127,7 +127,7 @@ impl Watcher<'_> {
             let event = tokio::select! {
                 event = tokio::time::timeout(SILENCE, events.next()) => event,
                 Some::<String>(id) = asked.next() => {
-                    self.memory().told(&id);
+                    self.memory().told(Change::Container(id));
                     (self.wake)(WakeSource::DockerEvent, Timestamp::now());
                     continue;
                 }
@@ -183,7 +183,7 @@ impl Watcher<'_> {
         let attribute = |key: &str| event.actor.as_ref()?.attributes.as_ref()?.get(key);
         let action = event.action.as_deref().unwrap_or_default();
         if event.typ == Some(EventMessageTypeEnum::CONTAINER) && matches!(action, "start" | "destroy") {
-            self.memory().begun_or_gone(id);
+            self.memory().told(Change::Container(id.to_owned()));
         }
         match event.typ {
             Some(EventMessageTypeEnum::CONTAINER) => {
