@@ -6,8 +6,6 @@
 //! Whoever asks leaves the processor free in between: on a small machine, an asker that never rests is what is measured.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
@@ -184,17 +182,12 @@ fn watched(probe: u16, wait_for: Option<(u16, &str)>, change: impl FnOnce()) -> 
 /// What the workers that answer have: everything but their pids. On several connections that are there at once: the kernel
 /// gives one after the other to the same worker, and what an old one still runs would be seen by chance.
 fn runs(probe: u16) -> Option<BTreeSet<String>> {
-    let streams: Vec<TcpStream> =
-        (0..CONNECTIONS).map(|_| TcpStream::connect(("127.0.0.1", probe)).ok()).collect::<Option<_>>()?;
-    let answer = |mut stream: TcpStream| {
-        stream.set_read_timeout(Some(LIMIT)).ok()?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        let (_, body) = text.split_once("\r\n\r\n")?;
-        body.trim_end().rsplit_once(' ').map(|(what, _)| what.to_owned())
-    };
+    let streams: Vec<_> = (0..CONNECTIONS).map(|_| http::connect(probe)).collect::<Result<_, _>>().ok()?;
     // One that an old worker closed as it went is no answer.
+    let answer = |stream| {
+        let answer = http::exchange(stream, "GET", "/", "localhost", "").ok()?;
+        answer.body.trim_end().rsplit_once(' ').map(|(what, _)| what.to_owned())
+    };
     streams.into_iter().map(answer).collect()
 }
 

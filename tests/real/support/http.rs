@@ -42,11 +42,19 @@ pub fn post(port: u16, path: &str) -> io::Result<Answer> {
     request(port, "POST", path, "localhost", "")
 }
 
-/// HTTP/1.0: the answer is never chunked, and ends with the connection.
 fn request(port: u16, method: &str, path: &str, host: &str, body: &str) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&local(port), LIMIT)?;
+    exchange(connect(port)?, method, path, host, body)
+}
+
+pub fn connect(port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&local(port), LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
+    Ok(stream)
+}
+
+/// HTTP/1.0: the answer is never chunked, and ends with the connection.
+pub fn exchange(mut stream: TcpStream, method: &str, path: &str, host: &str, body: &str) -> io::Result<Answer> {
     // At once: a server that answers without having read the body, and closes, takes the answer back when more of it comes
     // (seen: a reset connection from an agent that was told of maintenance).
     let request = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
