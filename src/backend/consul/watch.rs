@@ -32,6 +32,12 @@ const SLACK: Duration = Duration::from_secs(5);
 /// Between two answers of one query; doubled, up to the last, while answers come at once and bring nothing new.
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// An answer holds all instances of its service, also those that have not changed. Where hundreds of one service come or go
+/// one after the other, each change would cost as much as there are (seen: a quarter of a core in Consul for 17 changes a
+/// second of 200): so much longer is the pause for each of them…
+const PAUSE_FOR_EACH: Duration = Duration::from_millis(1);
+/// …but never longer than this.
+const PAUSE_FOR_ALL: Duration = Duration::from_millis(250);
 /// An answer that comes sooner did not wait for a change.
 const AT_ONCE: Duration = Duration::from_millis(50);
 /// A query on the whole catalog is answered at every change of any service.
@@ -258,7 +264,7 @@ async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
         let wait = WAIT.mul_f64(0.9 + 0.2 * fastrand::f64());
         let asked = Instant::now();
         match facts_of(client, &key, index, wait).await {
-            Ok((next, now)) => {
+            Ok(Heard { index: next, facts: now, instances }) => {
                 let news = facts.replace(now) != Some(now);
                 if news || failures > 0 {
                     watching.heard();
@@ -268,7 +274,7 @@ async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
                 // An index that goes backwards (a restored or restarted server) would never be reached again.
                 index = if next < index { 0 } else { next };
                 let idle = !news && asked.elapsed() < AT_ONCE;
-                rest = if idle { (rest * 2).min(LONGEST_PAUSE) } else { pause };
+                rest = if idle { (rest * 2).min(LONGEST_PAUSE) } else { pause.max(pause_for(instances)) };
                 tokio::time::sleep(rest).await;
             }
             Err(failure) => {
@@ -286,8 +292,28 @@ async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
     }
 }
 
-/// One blocking query: the next index, and a digest of the facts that matter.
-async fn facts_of(client: &Client, key: &Key, index: u64, wait: Duration) -> Result<(u64, u64), Failure> {
+/// How long to leave Consul alone after an answer that was so long.
+fn pause_for(instances: usize) -> Duration {
+    PAUSE_FOR_EACH.saturating_mul(u32::try_from(instances).unwrap_or(u32::MAX)).min(PAUSE_FOR_ALL)
+}
+
+/// What one blocking query has answered.
+struct Heard {
+    /// What the next one waits for.
+    index: u64,
+    /// A digest of the facts that matter.
+    facts: u64,
+    /// How many instances it told of, where it tells of one service.
+    instances: usize,
+}
+
+impl Heard {
+    fn of(index: u64, facts: u64) -> Self {
+        Self { index, facts, instances: 0 }
+    }
+}
+
+async fn facts_of(client: &Client, key: &Key, index: u64, wait: Duration) -> Result<Heard, Failure> {
     let limit = wait + wait / 16 + SLACK;
     let ask_for = Ask { index, wait, limit };
     match key {
@@ -298,18 +324,19 @@ async fn facts_of(client: &Client, key: &Key, index: u64, wait: Duration) -> Res
                 request = request.query("dc", datacenter.clone());
             }
             let answer: Answer<Vec<Entry>> = ask(client, request, index, wait).await?;
-            Ok((answer.index, wire::facts_of_entries(&answer.value)))
+            let facts = wire::facts_of_entries(&answer.value);
+            Ok(Heard { index: answer.index, facts, instances: answer.value.len() })
         }
         Key::AnyService => {
             let request = Request::get(&["v1", "catalog", "services"], limit);
             let answer: Answer<BTreeMap<String, Option<Vec<String>>>> = ask(client, request, index, wait).await?;
-            Ok((answer.index, answer.index))
+            Ok(Heard::of(answer.index, answer.index))
         }
         Key::AnyCheck => {
             let path = ["v1", "health", "state", "any"];
             let request = Request::get(&path, limit).query("filter", "Status != passing");
             let answer: Answer<Vec<Check>> = ask(client, request, index, wait).await?;
-            Ok((answer.index, wire::facts_of_checks(&answer.value)))
+            Ok(Heard::of(answer.index, wire::facts_of_checks(&answer.value)))
         }
         Key::Services { datacenter } => {
             digest_of(client, &["v1", "catalog", "services"], &[], datacenter, ask_for).await
@@ -327,8 +354,8 @@ async fn facts_of(client: &Client, key: &Key, index: u64, wait: Duration) -> Res
         Key::AnyPair => {
             // The top level alone; the index is that of all keys.
             let query = [("keys", "true"), ("separator", "/")];
-            let (index, _) = digest_of(client, &["v1", "kv", ""], &query, &None, ask_for).await?;
-            Ok((index, index))
+            let Heard { index, .. } = digest_of(client, &["v1", "kv", ""], &query, &None, ask_for).await?;
+            Ok(Heard::of(index, index))
         }
     }
 }
@@ -340,14 +367,14 @@ struct Ask {
     limit: Duration,
 }
 
-/// The next index, and a digest of the whole answer; what does not exist can be waited for.
+/// With a digest of the whole answer; what does not exist can be waited for.
 async fn digest_of(
     client: &Client,
     path: &[&str],
     query: &[(&str, &str)],
     datacenter: &Option<String>,
     Ask { index, wait, limit }: Ask,
-) -> Result<(u64, u64), Failure> {
+) -> Result<Heard, Failure> {
     let mut request = Request::get(path, limit).or_null();
     for (name, value) in query {
         request = request.query(name, *value);
@@ -358,7 +385,7 @@ async fn digest_of(
     let answer: Answer<serde_json::Value> = ask(client, request, index, wait).await?;
     let mut hasher = DefaultHasher::new();
     answer.value.to_string().hash(&mut hasher);
-    Ok((answer.index, hasher.finish()))
+    Ok(Heard::of(answer.index, hasher.finish()))
 }
 
 async fn ask<T: serde::de::DeserializeOwned>(
