@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -21,7 +21,9 @@ use crate::backend::flapping::Flapping;
 use crate::backend::nginx::Nginx;
 use crate::backend::templates::Templates;
 use crate::backend::{host, probe};
-use crate::observed::{self, ContainerState, Health, Interest, Observed, Probe, ProbeTarget, VIEW_TIMEOUT, View};
+use crate::observed::{
+    self, ContainerState, FRESH, Health, Interest, Observed, Probe, ProbeTarget, VIEW_TIMEOUT, View,
+};
 use crate::plan::Action;
 use crate::settings::{NginxMode, Settings};
 use crate::spec::Owner;
@@ -50,10 +52,6 @@ pub struct Live {
     /// When Docker and nginx were last looked at, if nothing has been heard of them since and nothing done to them.
     unspoiled: Arc<Mutex<BTreeMap<Part, Instant>>>,
 }
-
-/// So old what was seen of Docker and nginx may be for a pass that follows from our own writes to Consul: no older than it
-/// is in a pass whose other views take their time.
-const FRESH: Duration = Duration::from_millis(100);
 
 /// What only prolongs a wait when it is lost.
 #[derive(Default)]
@@ -114,6 +112,11 @@ impl Live {
 
     pub fn docker(&self) -> &Docker {
         &self.docker
+    }
+
+    /// The last look believed what it did not read: another one has to follow, and settles it.
+    pub fn owes_a_look(&self) -> bool {
+        self.consul.owes_a_look()
     }
 
     /// Since when something is believed that nobody has read again: a pass that reads everything is due a resync after it.
@@ -259,7 +262,8 @@ impl Live {
                 None => Ok(observed::Nginx::off(Timestamp::now())),
             }
         };
-        let consul = limited("Consul", Box::pin(self.consul.view(interest)));
+        let before = before.and_then(|before| before.consul.known());
+        let consul = limited("Consul", Box::pin(self.consul.view_after(interest, before)));
         let templates = Box::pin(self.templates.view(interest, &self.consul));
         let (docker, consul, nginx, templates) = tokio::join!(docker, consul, nginx, templates);
         Observed {

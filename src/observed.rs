@@ -496,3 +496,7 @@ pub struct WantedAttachment {
 
 /// How long a backend may take before its view is Unknown.
 pub const VIEW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// So old what was seen may be for a pass that follows from our own writes to Consul: no older than it is in a pass whose
+/// other views take their time.
+pub const FRESH: Duration = Duration::from_millis(100);

@@ -145,7 +145,8 @@ impl Controller {
         }
         let status = Status::of(&pass.spec, &pass.observed, &pass.plan, &pass.held);
         self.metrics.observe_pass(&pass, &status);
-        let converged = pass.plan.converged() && pass.held.is_empty();
+        let owes_a_look = self.engine.world().owes_a_look();
+        let converged = pass.plan.converged() && pass.held.is_empty() && !owes_a_look;
         if converged {
             state.changed_at = None;
             if !state.converged {
@@ -173,6 +174,7 @@ impl Controller {
         match (progressed, reloaded) {
             (true, false) => self.trigger.go_on(),
             (true, true) => self.trigger.wake(WakeSource::OwnWrite, Timestamp::now()),
+            (false, _) if owes_a_look => self.trigger.wake(WakeSource::OwnWrite, Timestamp::now()),
             (false, _) => {}
         }
     }

@@ -11,10 +11,10 @@ use crate::spec::Owner;
 impl Consul {
     pub(super) fn after(&mut self, action: &ConsulAction, owner: &Owner, now: Timestamp) {
         match action {
-            ConsulAction::Register(new) => self.register(new, owner),
+            ConsulAction::Register(new) => self.registered(new, owner),
             ConsulAction::Adopt(new) => {
                 self.strangers.remove(&new.id);
-                self.register(new, owner);
+                self.registered(new, owner);
             }
             ConsulAction::RemoveUnmarked { id } => {
                 self.strangers.remove(id);
@@ -80,7 +80,8 @@ impl Consul {
         }
     }
 
-    fn register(&mut self, new: &NewRegistration, owner: &Owner) {
+    /// This registration was written, and synced.
+    pub fn registered(&mut self, new: &NewRegistration, owner: &Owner) {
         let old = self.registrations.remove(&new.id);
         let maintenance = old.as_ref().map_or(Maintenance::Off, |old| old.maintenance.clone());
         let declared = format!("{}:declared", new.id);

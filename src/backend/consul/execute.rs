@@ -69,7 +69,11 @@ impl Consul {
         let result = self.execute_within_the_limit(action).await;
         // The next look may come before the watch tells.
         let (id, name) = written(action);
-        self.keeping(|memory| memory.wrote(id, name));
+        let registered = match action {
+            ConsulAction::Register(new) if result.is_ok() => Some(new.as_ref()),
+            _ => None,
+        };
+        self.keeping(|memory| memory.wrote(id, name, registered));
         result
     }
 

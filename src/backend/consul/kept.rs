@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::registered::Written;
 use super::watch::Key;
 use crate::observed::{Agent, Catalog, CheckStatus, Node, Registration, Shared, StrangerRegistration, View};
+use crate::plan::action::NewRegistration;
 use crate::spec::upstream::CatalogQuery;
 
 /// More services than this at once, and everything is read anew.
@@ -72,6 +74,14 @@ pub(super) struct Memory {
     /// watch that was ended may still be going when its successor has begun.
     watched: BTreeMap<Key, usize>,
     kept: Option<Kept>,
+    /// When the look under way began.
+    began: Option<Instant>,
+    /// When the last one began, if it ended well.
+    looked_at: Option<Instant>,
+    /// Since the last look began.
+    written: Written,
+    /// The last look believed what it did not read.
+    believes: bool,
 }
 
 /// A look begins.
@@ -89,6 +99,9 @@ impl Memory {
             let young = now.saturating_duration_since(kept.at) < relist;
             young && kept.asked == *asked && self.watches(kept) && !self.marks.contains_key(&Mark::All)
         });
+        (self.began, self.looked_at) = (Some(now), None);
+        self.written = Written::default();
+        self.believes = false;
         let marks = || self.marks.keys().cloned().collect();
         Begun { since: self.clock, kept: kept.map(|kept| (kept, marks())) }
     }
@@ -123,6 +136,27 @@ impl Memory {
     pub fn end(&mut self, since: u64, kept: Kept) {
         self.marks.retain(|_, clock| *clock > since);
         self.kept = Some(kept);
+        self.looked_at = self.began.take();
+    }
+
+    /// What was registered since the last look, if that began after `since` and nothing else was written or heard of.
+    pub fn only_registered(&self, since: Instant) -> Option<Vec<NewRegistration>> {
+        let Written::Registered(new) = &self.written else { return None };
+        let of_these = |mark: &Mark| match mark {
+            Mark::Service { name, datacenter: None } => new.iter().any(|one| one.name == *name),
+            Mark::Service { .. } | Mark::Some | Mark::All => false,
+        };
+        let young = self.looked_at.is_some_and(|at| at >= since);
+        (young && !new.is_empty() && self.marks.keys().all(of_these)).then(|| new.clone())
+    }
+
+    /// A look has believed what was registered. It takes no mark away, and makes nothing younger.
+    pub fn believe(&mut self) {
+        self.believes = true;
+    }
+
+    pub fn owes_a_look(&self) -> bool {
+        self.believes
     }
 
     pub fn mark(&mut self, mark: Mark) {
@@ -147,8 +181,9 @@ impl Memory {
         self.mark(Mark::All);
     }
 
-    /// Our own write about this registration.
-    pub fn wrote(&mut self, id: &str, name: Option<&str>) {
+    /// Our own write about this registration; `registered`: that is all it did, and it was done.
+    pub fn wrote(&mut self, id: &str, name: Option<&str>, registered: Option<&NewRegistration>) {
+        self.written.add(registered);
         let kept = self.kept.as_ref().and_then(|kept| Some(kept.registrations.get(id)?.name.clone()));
         let names: BTreeSet<String> = kept.into_iter().chain(name.map(str::to_owned)).collect();
         if names.is_empty() {
@@ -256,6 +291,39 @@ mod tests {
     }
 
     #[test]
+    fn a_registration_is_believed_after_a_look_that_is_young_and_while_nothing_else_is_marked() {
+        let began = Instant::now();
+        let before = began.checked_sub(Duration::from_secs(1)).expect("the machine runs for a second");
+        let new = NewRegistration {
+            id: "a".to_owned(),
+            name: "web".to_owned(),
+            address: "192.0.2.1".to_owned(),
+            port: 80,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            service: "web".to_owned(),
+            slot: 1,
+            container: "c1".to_owned(),
+            check: None,
+            health: false,
+            drain_start: None,
+        };
+        let mut memory = Memory::default();
+        memory.wrote("a", Some("web"), Some(&new));
+        assert_eq!(memory.only_registered(before), None, "nothing was looked at");
+        memory.begin(&BTreeSet::new(), LONG, began);
+        memory.wrote("a", Some("web"), Some(&new));
+        assert_eq!(memory.only_registered(before), None, "the look did not end");
+        memory.end(9, kept(None));
+        assert_eq!(memory.only_registered(before), Some(vec![new.clone()]));
+        assert_eq!(memory.only_registered(began + Duration::from_secs(1)), None, "it is too old");
+        memory.heard(&service("web"), true);
+        assert!(memory.only_registered(before).is_some(), "its own watch tells what was written");
+        memory.heard(&service("other"), true);
+        assert_eq!(memory.only_registered(before), None);
+    }
+
+    #[test]
     fn a_watch_that_ends_late_does_not_take_its_successors_word_away() {
         let mut memory = Memory::default();
         memory.heard(&service("web"), true);
@@ -298,7 +366,7 @@ mod tests {
         memory.end(1, kept(None));
         assert!(memory.begin(&[query("web")].into(), Duration::ZERO, Instant::now()).kept.is_none());
         memory.end(1, kept(None));
-        memory.wrote("unknown", None);
+        memory.wrote("unknown", None, None);
         assert_eq!(marks(&mut memory), None, "what an own write changed is not known");
     }
 }

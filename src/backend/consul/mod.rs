@@ -2,7 +2,8 @@
 //!
 //! - `http`: address, TLS, token, limits, failures in words
 //! - `wire`: Consul's JSON, and the way to `observed`'s words
-//! - `view`: one look at the agent and the catalog; `kept`, `again`: at what has changed alone
+//! - `view`: one look at the agent and the catalog; `kept`, `again`: at what has changed alone; `registered`: after
+//!   registrations of our own
 //! - `answers`: what templates ask for
 //! - `memory`: since when something is so, between two looks
 //! - `execute`: what an action does
@@ -21,6 +22,7 @@ mod fake;
 mod http;
 mod kept;
 mod memory;
+mod registered;
 #[cfg(test)]
 mod tests;
 mod view;

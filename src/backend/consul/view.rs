@@ -47,7 +47,25 @@ impl Consul {
     /// # Errors
     /// The agent cannot be read: the complete reason, with Consul's own words.
     pub async fn view(&self, interest: &Interest) -> Result<observed::Consul, ViewError> {
+        self.view_after(interest, None).await
+    }
+
+    /// As `view`; with what the look saw which our own last writes followed from, if nothing but they happened since: see
+    /// `registered`.
+    ///
+    /// # Errors
+    /// As for `view`.
+    pub async fn view_after(
+        &self,
+        interest: &Interest,
+        before: Option<&observed::Consul>,
+    ) -> Result<observed::Consul, ViewError> {
         let _one_at_a_time = self.looking.lock().await;
+        if let Some(before) = before
+            && let Ok(Some(seen)) = tokio::time::timeout(AGAIN_LIMIT, self.as_registered(interest, before)).await
+        {
+            return Ok(seen);
+        }
         let view = self.look(interest).await;
         if view.is_err() {
             self.remembering(Memory::unreachable);

@@ -2,6 +2,7 @@
 
 mod actions;
 mod again;
+mod registered;
 mod view;
 mod watches;
 
