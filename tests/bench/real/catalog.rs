@@ -16,6 +16,7 @@ use crate::support::nginx::servers_of;
 use crate::support::program::Daemon;
 use crate::support::{Site, check, http, within};
 
+/// By reload; the largest also by Lua.
 pub const SIZES: [usize; 3] = [10, 100, 1000];
 const INSTANCES: usize = 10;
 const IDLE: Duration = Duration::from_secs(45);
@@ -88,17 +89,25 @@ fn start(site: &Site, services: usize, counter: Option<&Counter>) -> Daemon {
 }
 
 pub fn scale(report: &mut Report, services: usize) {
-    let site = Site::new("catalog");
+    scale_on(report, &Site::new("catalog"), services, "");
+    if Some(&services) == SIZES.last() {
+        let mut site = Site::new("catalog");
+        site.use_lua();
+        scale_on(report, &site, services, "by lua, ");
+    }
+}
+
+fn scale_on(report: &mut Report, site: &Site, services: usize, path: &str) {
     let all: Vec<(usize, usize)> =
         (0..services).flat_map(|service| (0..INSTANCES).map(move |instance| (service, instance))).collect();
-    each(&all, |(service, instance)| register(&site, *service, *instance));
+    each(&all, |(service, instance)| register(site, *service, *instance));
     let counter = Counter::before(site.consul().port);
-    let daemon = start(&site, services, Some(&counter));
+    let daemon = start(site, services, Some(&counter));
     let instances: BTreeSet<usize> = (0..INSTANCES).collect();
     let begun = Instant::now();
-    within(LIMIT, "everything is routed", || routed(&site, 0..services, &instances));
+    within(LIMIT, "everything is routed", || routed(site, 0..services, &instances));
     report.figure(
-        &format!("{services} services × {INSTANCES}: from the start of reeve to routed"),
+        &format!("{path}{services} services × {INSTANCES}: from the start of reeve to routed"),
         begun.elapsed().as_secs_f64(),
         "s",
         None,
@@ -109,7 +118,7 @@ pub fn scale(report: &mut Report, services: usize) {
     std::thread::sleep(IDLE);
     let used = (processor_time(daemon.pid()) - cpu) / IDLE.as_secs_f64() * 100.0;
     let asked = counter.requests().0 - requests;
-    let what = |text: &str| format!("{services} services × {INSTANCES}: {text}");
+    let what = |text: &str| format!("{path}{services} services × {INSTANCES}: {text}");
     report.figure(&what("idle, of one core"), used, "%", Some(2.0));
     report.figure(&what("requests to Consul while idle, in 45 s"), number(asked), "", None);
 
@@ -120,8 +129,8 @@ pub fn scale(report: &mut Report, services: usize) {
         let before = (counter.requests(), processor_time(daemon.pid()));
         let more: BTreeSet<usize> = (0..=INSTANCES).collect();
         let begun = Instant::now();
-        register(&site, service, INSTANCES);
-        within(LIMIT, "the change is routed", || fast(|| routed(&site, std::iter::once(service), &more)));
+        register(site, service, INSTANCES);
+        within(LIMIT, "the change is routed", || fast(|| routed(site, std::iter::once(service), &more)));
         worst = worst.max(begun.elapsed());
         within(LIMIT, "the daemon is done", || daemon.converged());
         std::thread::sleep(Duration::from_secs(2));

@@ -1,7 +1,9 @@
 //! From a change to the traffic that follows it. A container is started: until the first request is answered by it, and
 //! until all of nginx is seen to route to it. One is killed: until none of nginx is seen to route to it. Beside each, the
-//! floor (`floor`), by the same definition. A start counts from the engine's time stamp of it; an end from its event, since
-//! the engine tells nobody before; what it takes until then is a figure of its own.
+//! floor (`floor`), by the same definition: it starts a container of its own, too, and learns its port. A start counts from the
+//! engine's time stamp of it; an end from its event, since the engine tells nobody before; what it takes until then, and what
+//! the floor needs from its registration on, are figures of their own. While the floor is measured the daemon is stopped by a
+//! signal: it would look at the floor's container, too.
 //!
 //! Whoever asks leaves the processor free in between: on a small machine, an asker that never rests is what is measured.
 
@@ -11,10 +13,13 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::process::Signal;
+
 use crate::engine;
 use crate::floor::Floor;
 use crate::report::{Report, median_and_p99};
 use crate::support::docker::STRANGER;
+use crate::support::nginx::send;
 use crate::support::{Site, check, eventually, http};
 
 const ROUNDS: usize = 100;
@@ -63,9 +68,10 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
     let mut floor = Floor::start(site, lua, base_port);
     eventually("the floor serves", || site.served_by(floor.listen, 2).map(drop));
 
+    let pid = i32::try_from(daemon.pid()).expect("a pid");
     let probe = site.ports.probe();
     let (mut first, mut all, mut gone, mut cleared) = (vec![], vec![], vec![], vec![]);
-    let (mut floor_first, mut floor_all, mut floor_gone) = (vec![], vec![], vec![]);
+    let (mut floor_first, mut floor_all, mut floor_gone, mut registered) = (vec![], vec![], vec![], vec![]);
     for round in 0..ROUNDS {
         let id = engine::create(&format!("{}-{round}", site.project), &labels);
         let seen = watched(probe, Some((site.listen(), &id[..12])), || engine::start(&id));
@@ -73,14 +79,22 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
         first.push(seen.first.duration_since(since).unwrap_or_default());
         all.push(seen.all_new.duration_since(since).unwrap_or_default());
 
-        let (port, index) = (host_port(&id), floor.index(site));
+        let other = engine::create(&format!("{}-floor-{round}", site.project), &[mark]);
+        let index = floor.index(site);
         let mut since = SystemTime::now();
-        let seen = watched(floor.probe, Some((floor.listen, &id[..12])), || {
+        send(pid, Signal::STOP);
+        let seen = watched(floor.probe, Some((floor.listen, &other[..12])), || {
+            engine::start(&other);
+            let port = host_port(&other);
             since = SystemTime::now();
             floor.add(site, index, port, &[base_port, port]);
         });
+        send(pid, Signal::CONT);
+        registered.push(seen.all_new.duration_since(since).unwrap_or_default());
+        let since = time_of(&other, "StartedAt");
         floor_first.push(seen.first.duration_since(since).unwrap_or_default());
         floor_all.push(seen.all_new.duration_since(since).unwrap_or_default());
+        eventually("the daemon has heard of it", || daemon.converged());
 
         let seen = watched(probe, None, || engine::kill(&id));
         let told = engine::told_at(&id, "die").expect("its event");
@@ -88,12 +102,15 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
         cleared.push(told.duration_since(time_of(&id, "FinishedAt")).unwrap_or_default());
 
         let index = floor.index(site);
+        let mut gone_since = SystemTime::now();
         let seen = watched(floor.probe, None, || {
-            since = SystemTime::now();
+            gone_since = SystemTime::now();
             floor.remove(site, index, &[base_port]);
         });
-        floor_gone.push(seen.all_new.duration_since(since).unwrap_or_default());
+        floor_gone.push(seen.all_new.duration_since(gone_since).unwrap_or_default());
         engine::remove(&id);
+        engine::kill(&other);
+        engine::remove(&other);
         if round % 10 == 9 {
             eprintln!("  {}: {} of {ROUNDS}", path(lua), round + 1);
         }
@@ -109,6 +126,10 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
         report.ratio(&format!("{}: {what}, median of {ROUNDS}", path(lua)), median, floor_median, Some(goal));
         report.ratio(&format!("{}: {what}, 99th percentile", path(lua)), p99, floor_p99, None);
     }
+    let (median, p99) = median_and_p99(registered);
+    let what = format!("{}: of the floor, from the registration to all of nginx", path(lua));
+    report.figure(&format!("{what}, median of {ROUNDS}"), median.as_secs_f64() * 1000.0, "ms", None);
+    report.figure(&format!("{what}, 99th percentile"), p99.as_secs_f64() * 1000.0, "ms", None);
     let (median, p99) = median_and_p99(cleared);
     let what = format!("{}: Docker's own time, from a container's end to its event", path(lua));
     report.figure(&format!("{what}, median of {ROUNDS}"), median.as_secs_f64() * 1000.0, "ms", None);
