@@ -265,7 +265,8 @@ impl Live {
         let before = before.and_then(|before| before.consul.known());
         let consul = limited("Consul", Box::pin(self.consul.view_after(interest, before)));
         let templates = Box::pin(self.templates.view(interest, &self.consul));
-        let (docker, consul, nginx, templates) = tokio::join!(docker, consul, nginx, templates);
+        // nginx first: its look goes on in another thread while the requests of the others are made.
+        let (nginx, docker, consul, templates) = tokio::join!(nginx, docker, consul, templates);
         Observed {
             docker: self.view(Part::Docker, docker),
             consul: self.view(Part::Consul, consul),

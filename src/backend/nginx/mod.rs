@@ -156,17 +156,6 @@ impl Nginx {
         let lua = shared.lua(&build, &disk.main).await?;
         let look = shared.observer.judge(first, &disk.main.pid_file, &disk.ids).await?;
         shared.endpoints_in_force(&look.loaded, &mut disk.generations).await?;
-        let templates = {
-            let shared = shared.clone();
-            let wanted = disk.templates(&look.loaded);
-            blocking(move || shared.templates(&wanted)).await
-        };
-        let tls = {
-            let shared = shared.clone();
-            let wanted = interest.tls_files.clone();
-            blocking(move || shared.tls_digests(&wanted)).await
-        };
-
         // What the workers that answer hold. With a manifest that cannot be believed, nothing is known to be held.
         let ids: Vec<&GenerationId> = match &look.loaded {
             Loaded::Generation(id) => vec![id],
@@ -192,8 +181,16 @@ impl Nginx {
             NginxProcess::Stopped | NginxProcess::Orphans { .. } => None,
         };
         let held = if master.is_some() { held } else { BTreeSet::new() };
-        let wanted = interest.listens.clone();
-        let listens = blocking(move || listens::states(&wanted, &held, master)).await;
+        // What is left to read, in one go: each is a hand-over to another thread and back, and traffic waits for all of them.
+        let (templates, tls, listens) = {
+            let shared = shared.clone();
+            let (sources, tls, listens) =
+                (disk.templates(&look.loaded), interest.tls_files.clone(), interest.listens.clone());
+            blocking(move || {
+                (shared.templates(&sources), shared.tls_digests(&tls), listens::states(&listens, &held, master))
+            })
+            .await
+        };
 
         Ok(observed::Nginx {
             version,
