@@ -521,6 +521,48 @@ async fn what_changes_wakes_the_loop_and_quiet_does_not() {
 }
 
 #[tokio::test]
+async fn what_happens_to_a_generation_that_is_only_kept_is_seen_while_it_is_watched() {
+    let site = Site::new();
+    let (port, one, two) = (free_port(), backend("one").await, backend("two").await);
+    let first = site.load(&set(vec![routed(upstream("web", port), &[one])])).await;
+    let second = site.write_and_switch(&set(vec![routed(upstream("web", port), &[two])]), 2).await;
+    site.nginx.execute(&NginxAction::Reload { expect: second }).await.expect("loaded");
+    let heard = Arc::new(AtomicUsize::new(0));
+    let watching = {
+        let (nginx, heard) = (site.nginx.clone(), heard.clone());
+        let wake: Wake = Arc::new(move |_, _| {
+            heard.fetch_add(1, Ordering::SeqCst);
+        });
+        tokio::spawn(async move { nginx.watch(wake).await })
+    };
+    let damaged = async || site.view().await.generations[&first].damaged.clone();
+    let until = async |wanted: &[&str]| {
+        let began = Instant::now();
+        while damaged().await != wanted {
+            // Below the time for which an older look is believed when nothing is heard.
+            assert!(began.elapsed() < LIMIT / 3, "{:?} instead of {wanted:?}", damaged().await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let folder = site.path(&format!("reeve/generations/{first}/files"));
+    let stray = folder.join("stray");
+    let began = Instant::now();
+    while heard.load(Ordering::SeqCst) == 0 {
+        assert!(began.elapsed() < LIMIT, "nobody watches the folder");
+        std::fs::write(&stray, began.elapsed().as_nanos().to_string()).expect("written");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    until(&["files/stray"]).await;
+    assert_eq!(damaged().await, ["files/stray"], "as it was seen");
+    std::fs::remove_file(&stray).expect("removed");
+    until(&[]).await;
+    assert_eq!(damaged().await, [""; 0], "as it was seen");
+    std::fs::write(folder.join("upstream-web.conf"), "edited").expect("written");
+    until(&["files/upstream-web.conf"]).await;
+    watching.abort();
+}
+
+#[tokio::test]
 async fn without_nginx_the_view_is_unknown_and_says_what_to_do() {
     let mut site = Site::new();
     site.settings.binary = "/no/such/nginx".into();

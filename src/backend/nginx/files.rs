@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -138,13 +138,16 @@ impl Files {
     }
 
     /// Drops what nobody asked for since the last call, so that removed generations do not stay in memory, nor the texts of
-    /// those that are only kept.
-    pub fn forget_unused(&mut self) {
-        self.known.retain(|_, known| {
+    /// those that are only kept. `believed`: folders whose files were not looked at, because nothing was heard of them.
+    pub fn forget_unused(&mut self, believed: &[PathBuf]) {
+        let believed: Vec<&[u8]> = believed.iter().map(|folder| folder.as_os_str().as_encoded_bytes()).collect();
+        self.known.retain(|path, known| {
             if !std::mem::take(&mut known.wanted) {
                 known.text = None;
             }
+            let path = path.as_encoded_bytes();
             std::mem::take(&mut known.used)
+                || believed.iter().any(|folder| path.strip_prefix(*folder).is_some_and(|rest| rest.starts_with(b"/")))
         });
     }
 }

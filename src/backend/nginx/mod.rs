@@ -14,6 +14,7 @@ mod binary;
 mod files;
 mod generations;
 mod glob;
+mod kept;
 mod listens;
 mod loaded;
 mod lua;
@@ -26,13 +27,14 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use self::binary::{Binary, Build};
 use self::files::{Files, Stamp};
 use self::generations::{Found, Generations, Manifests};
+use self::kept::{Heard, Kept};
 use self::loaded::{Observer, blocking};
 use self::main_config::{MainConfig, Sources};
 use self::store::Store;
@@ -66,6 +68,7 @@ struct Shared {
     store: Store,
     observer: Observer,
     memory: Mutex<Memory>,
+    heard: Heard,
     /// One action at a time: they share the link, the folder and the process.
     acting: tokio::sync::Mutex<()>,
 }
@@ -77,6 +80,7 @@ struct Memory {
     files: Files,
     sources: Sources,
     manifests: Manifests,
+    kept: Kept,
     /// Whether nginx has Lua, for a program and everything that it reads.
     lua: Option<((Stamp, String), Result<(), String>)>,
     /// What was seen loaded last, and since when.
@@ -129,6 +133,7 @@ impl Nginx {
                 owner,
                 observer: Observer::new(settings.probe),
                 memory: Mutex::default(),
+                heard: Heard::default(),
                 acting: tokio::sync::Mutex::default(),
             }),
         }
@@ -303,20 +308,39 @@ impl Shared {
     fn disk(&self, build: &Build, with_text: bool) -> Result<Disk, String> {
         check_owner(&self.directory, &self.owner)?;
         let mut memory = self.memory();
-        let Memory { files, sources, manifests, .. } = &mut *memory;
+        let Memory { files, sources, manifests, kept, loaded, .. } = &mut *memory;
+        // First of all: what is heard from here on is for the next look.
+        let began = Instant::now();
+        let watched = kept.begin(&self.heard, began);
         let main = self.main_config(build, sources, files)?;
         let current = self.generations.current()?;
         let ids = self.generations.ids()?;
+        let loaded: Vec<&GenerationId> = match loaded {
+            Some((Loaded::Generation(id), _)) => vec![id],
+            Some((Loaded::Mixed(ids), _)) => ids.iter().collect(),
+            Some((Loaded::Nothing | Loaded::Stranger(_), _)) | None => Vec::new(),
+        };
         let mut surroundings = None;
         let mut found = BTreeMap::new();
         let mut retry = BTreeSet::new();
+        let mut believed = Vec::new();
         for id in &ids {
+            let only_kept = current.as_ref() != Some(id) && !loaded.contains(&id);
+            if let Some(generation) = kept.get(id).filter(|_| only_kept) {
+                found.insert(id.clone(), generation.clone());
+                believed.push(self.generations.path(id));
+                continue;
+            }
+            kept.forget(id);
             let is_current = with_text && current.as_ref() == Some(id);
             let Some(Found::Complete(generation, rejection)) =
                 self.generations.read(id, is_current, files, manifests)?
             else {
                 continue;
             };
+            if only_kept && watched && rejection.is_none() {
+                kept.remember(id, &generation, began);
+            }
             if let Some(rejection) = rejection {
                 let now = surroundings.get_or_insert_with(|| self.surroundings(&main, sources, files, build));
                 if !rejection.holds(now) {
@@ -331,7 +355,7 @@ impl Shared {
         manifests.retain(|digest, _| used.contains(digest));
         // An action looks at less than a look does.
         if with_text {
-            files.forget_unused();
+            files.forget_unused(&believed);
         }
         Ok(Disk { main, current, generations: found, ids, retry })
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,6 +38,8 @@ impl Nginx {
         let shared = &self.shared;
         let (sender, mut receiver) = mpsc::channel::<()>(1);
         let mut watched = Watched::new(shared, sender);
+        // Whoever ends this ends the watcher, too.
+        let _until_dropped = Unwatched(shared);
         let mut last: Option<Glance> = None;
         let mut timer = tokio::time::interval(POLL);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -90,6 +93,15 @@ impl Nginx {
     }
 }
 
+/// Dropped, it says that nobody watches any more.
+struct Unwatched<'a>(&'a Shared);
+
+impl Drop for Unwatched<'_> {
+    fn drop(&mut self) {
+        self.0.heard.watching(false);
+    }
+}
+
 /// The watched folders. Some do not exist yet, and one that is removed and made again is another one.
 struct Watched {
     watcher: Option<notify::RecommendedWatcher>,
@@ -98,8 +110,10 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(shared: &Shared, sender: mpsc::Sender<()>) -> Self {
+    fn new(shared: &Arc<Shared>, sender: mpsc::Sender<()>) -> Self {
         let generations = shared.generations.folder();
+        // Weak: the watcher's own thread may outlive all that it tells.
+        let heard = Arc::downgrade(shared);
         let link = shared.generations.link();
         let config = shared.config.clone();
         let is_ours = move |path: &Path| {
@@ -107,12 +121,24 @@ impl Watched {
             path.starts_with(&generations) || path == link || path == config
         };
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let Some(shared) = heard.upgrade() else { return };
             let worthwhile = match event {
+                Ok(event) if matches!(event.kind, EventKind::Access(_)) => false,
                 Ok(event) => {
-                    !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| is_ours(path))
+                    let generations = shared.generations.folder();
+                    if event.need_rescan() {
+                        shared.heard.lost();
+                    }
+                    for path in event.paths.iter().filter(|path| path.starts_with(&generations)) {
+                        shared.heard.changed(&generations, path);
+                    }
+                    event.need_rescan() || event.paths.iter().any(|path| is_ours(path))
                 }
                 // Events were lost: a look is worthwhile.
-                Err(_) => true,
+                Err(_) => {
+                    shared.heard.lost();
+                    true
+                }
             };
             if worthwhile {
                 // A full channel means that a wake-up is on its way already, a closed one that nobody watches any more.
@@ -142,7 +168,11 @@ impl Watched {
             }
             // It may have been watched under another identity, which the system has dropped by itself.
             let (Ok(()) | Err(_)) = watcher.unwatch(&key.0);
-            match watcher.watch(&key.0, mode) {
+            let watched = watcher.watch(&key.0, mode);
+            if mode == RecursiveMode::Recursive {
+                shared.heard.watching(watched.is_ok());
+            }
+            match watched {
                 Ok(()) => {
                     self.folders.retain(|(folder, _)| *folder != key.0);
                     self.folders.insert(key);
