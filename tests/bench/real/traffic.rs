@@ -29,6 +29,8 @@ const MODULE: &str = "/usr/lib/nginx/modules/ngx_http_lua_module.so";
 const SETTLED: Duration = Duration::from_millis(300);
 const LIMIT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(1);
+/// Longer than `loop.quiet`: what is measured next follows on nothing.
+const REST: Duration = Duration::from_millis(100);
 /// As many as there are workers, and one more.
 const CONNECTIONS: usize = 3;
 
@@ -95,6 +97,7 @@ fn measure(report: &mut Report, site: &Site, lua: bool, goal: f64) {
         floor_first.push(seen.first.duration_since(since).unwrap_or_default());
         floor_all.push(seen.all_new.duration_since(since).unwrap_or_default());
         eventually("the daemon has heard of it", || daemon.converged());
+        thread::sleep(REST);
 
         let seen = watched(probe, None, || engine::kill(&id));
         let told = engine::told_at(&id, "die").expect("its event");
