@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::observed::{GenerationId, Loaded, Nginx, Observed, RoutedUpstream};
+use crate::observed::{GenerationId, Loaded, Nginx, Observed, RoutedUpstream, Shared};
 use crate::pass::Applied;
 use crate::plan::{Action, DirectoryAction, NginxAction, ObjectKey, Plan, Step};
 use crate::spec::container::MountSource;
@@ -125,7 +125,7 @@ fn changed_upstreams(action: &NginxAction, nginx: Option<&Nginx>, plan: &Plan) -
         }
         NginxAction::SetEndpoints { expect, endpoints } => {
             let before = on_disk(expect);
-            let same = |name: &String, set: &Vec<_>| {
+            let same = |name: &String, set: &Shared<Vec<_>>| {
                 before.and_then(|before| before.get(name)).is_some_and(|routed| routed.endpoints == *set)
             };
             let changed: Vec<String> =

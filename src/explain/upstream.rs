@@ -100,7 +100,7 @@ pub(super) fn explain(
         endpoints: endpoints(
             name,
             upstream,
-            &loaded.iter().map(|(_, routed)| &routed.endpoints).collect::<Vec<_>>(),
+            &loaded.iter().map(|(_, routed)| &*routed.endpoints).collect::<Vec<_>>(),
             facts,
             verdicts,
         ),

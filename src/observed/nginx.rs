@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::Shared;
 use crate::spec::upstream::{Listen, Upstream};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,9 +216,9 @@ pub struct Manifest {
 /// An upstream with the endpoints that it routes to: all that a generation is rendered from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RoutedUpstream {
-    pub upstream: Upstream,
+    pub upstream: Shared<Upstream>,
     /// Sorted, so that equal sets render equal bytes.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Shared<Vec<Endpoint>>,
     /// Digests of the TLS files: renewed files are a new generation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,

@@ -13,7 +13,7 @@ use super::context::NginxContext;
 use super::culprits::{Evidence, Next, Refusal, Routes, retry};
 use super::gates::Gate;
 use super::planner::{Planner, after};
-use crate::observed::{Generation, GenerationId, Loaded, Manifest, Nginx, NginxProcess, RoutedUpstream};
+use crate::observed::{Endpoint, Generation, GenerationId, Loaded, Manifest, Nginx, NginxProcess, RoutedUpstream};
 use crate::render::{RenderError, Renderer};
 
 /// A configuration to be put in force.
@@ -221,10 +221,10 @@ impl<'a> Planner<'a> {
     fn resolvable(evidence: &Evidence<'a>, settled: &mut Settled<'a>, name: &str) -> Option<RoutedUpstream> {
         let mut routed = settled.routes.get(name)?.clone();
         let unresolved = evidence.unresolved(name);
-        let (left, lost): (Vec<_>, Vec<_>) =
-            routed.endpoints.into_iter().partition(|one| !unresolved.contains(one.to_string().as_str()));
-        routed.endpoints = left;
-        settled.unresolved.insert(name.to_owned(), lost.iter().map(ToString::to_string).collect());
+        let is_lost = |one: &Endpoint| unresolved.contains(one.to_string().as_str());
+        let lost = routed.endpoints.iter().filter(|one| is_lost(one)).map(ToString::to_string).collect();
+        routed.endpoints.retain(|one| !is_lost(one));
+        settled.unresolved.insert(name.to_owned(), lost);
         Some(routed)
     }
 

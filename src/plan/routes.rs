@@ -14,7 +14,7 @@ use super::gates::Gate;
 use super::planner::{Planner, after};
 use super::verdict::Verdict;
 use crate::observed::{
-    Catalog, Container, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, View,
+    Catalog, Container, Endpoint, Instance, ListenState, Maintenance, Nginx, Registration, RoutedUpstream, Shared, View,
 };
 use crate::spec::Upstream;
 use crate::spec::upstream::{CatalogQuery, WhenEmpty};
@@ -180,7 +180,10 @@ impl<'a> Planner<'a> {
     ) -> Option<RoutedUpstream> {
         let files = nginx.tls.get(&upstream.name).into_iter().flatten();
         let files = files.filter_map(|(path, digest)| Some((path.clone(), digest.as_ref().ok()?.clone()))).collect();
-        let routed = RoutedUpstream { upstream: upstream.clone(), endpoints: Vec::new(), files };
+        // What has not changed stays one and the same: at a thousand upstreams each copy of them would be megabytes.
+        let same = before.filter(|before| *before.upstream == *upstream);
+        let shared = same.map_or_else(|| upstream.clone().into(), |before| before.upstream.clone());
+        let routed = RoutedUpstream { upstream: shared, endpoints: Shared::default(), files };
         let Some(query) = &upstream.query else { return Some(routed) };
         let unreadable = match self.facts.consul.map(|consul| consul.catalog.get(query)) {
             Some(Some(View::Known(_))) => {
@@ -217,7 +220,11 @@ impl<'a> Planner<'a> {
     /// The verdicts where nothing is known of what nginx routes to.
     pub(super) fn judge_without_nginx(&mut self) {
         for upstream in self.spec.upstreams.values() {
-            let routed = RoutedUpstream { upstream: upstream.clone(), endpoints: Vec::new(), files: BTreeMap::new() };
+            let routed = RoutedUpstream {
+                upstream: upstream.clone().into(),
+                endpoints: Shared::default(),
+                files: BTreeMap::new(),
+            };
             self.endpoints_of(routed, None);
         }
     }
@@ -358,8 +365,12 @@ impl<'a> Planner<'a> {
             };
             self.wait(object, "empty", reason);
         }
-        routed.endpoints = endpoints.into_values().collect();
-        routed.endpoints.sort();
+        let mut endpoints: Vec<Endpoint> = endpoints.into_values().collect();
+        endpoints.sort();
+        routed.endpoints = match before.filter(|before| *before.endpoints == endpoints) {
+            Some(before) => before.endpoints.clone(),
+            None => endpoints.into(),
+        };
         routed
     }
 

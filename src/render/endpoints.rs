@@ -17,11 +17,11 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
-use crate::observed::{Balancer, Endpoint, Manifest, RoutedUpstream};
+use crate::observed::{Balancer, Endpoint, Manifest, RoutedUpstream, Shared};
 use crate::spec::container::hex;
 
 /// By the upstream's name in the spec.
-pub type Endpoints = BTreeMap<String, Vec<Endpoint>>;
+pub type Endpoints = BTreeMap<String, Shared<Vec<Endpoint>>>;
 
 /// What the probe answers instead of a hash while nginx has no endpoints: the file could not be read at its start.
 pub const NONE: &str = "none";
@@ -45,7 +45,7 @@ pub fn of_manifest(manifest: &Manifest) -> Option<Endpoints> {
 
 /// Would `replace` change anything?
 pub fn differ(manifest: &Manifest, endpoints: &Endpoints) -> bool {
-    let other = |(name, set): (&String, &Vec<Endpoint>)| {
+    let other = |(name, set): (&String, &Shared<Vec<Endpoint>>)| {
         manifest.upstreams.get(name).is_some_and(|routed| routed.endpoints != *set)
     };
     endpoints.iter().any(other)
@@ -55,7 +55,10 @@ pub fn differ(manifest: &Manifest, endpoints: &Endpoints) -> bool {
 pub fn replace(manifest: &mut Manifest, endpoints: &Endpoints) {
     for (name, routed) in &mut manifest.upstreams {
         if let Some(endpoints) = endpoints.get(name) {
-            routed.endpoints.clone_from(endpoints);
+            // Equal ones stay those that other manifests share.
+            if routed.endpoints != *endpoints {
+                routed.endpoints.clone_from(endpoints);
+            }
         }
     }
 }
@@ -113,7 +116,7 @@ pub fn parse(text: &str) -> Option<(String, Endpoints)> {
             let container = words.next().filter(|container| *container != "-").map(str::to_owned);
             members.push(Endpoint { address, port, weight, container });
         }
-        endpoints.insert(name.to_owned(), members);
+        endpoints.insert(name.to_owned(), members.into());
     }
     Some((hash.to_owned(), endpoints))
 }
@@ -142,7 +145,7 @@ mod tests {
             container: container.map(str::to_owned),
         };
         let members = vec![one("192.0.2.1", Some("c1")), one("2001:db8::1", None)];
-        Endpoints::from([("site".to_owned(), members), ("none".to_owned(), Vec::new())])
+        Endpoints::from([("site".to_owned(), members.into()), ("none".to_owned(), Shared::default())])
     }
 
     #[test]

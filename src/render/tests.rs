@@ -54,7 +54,7 @@ fn endpoint(address: &str, port: u16) -> Endpoint {
 }
 
 fn routed(upstream: Upstream, endpoints: Vec<Endpoint>) -> RoutedUpstream {
-    RoutedUpstream { upstream, endpoints, files: BTreeMap::new() }
+    RoutedUpstream { upstream: upstream.into(), endpoints: endpoints.into(), files: BTreeMap::new() }
 }
 
 fn set(all: Vec<RoutedUpstream>) -> BTreeMap<String, RoutedUpstream> {

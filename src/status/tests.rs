@@ -128,7 +128,7 @@ fn generation(slots: &[u32]) -> Generation {
         weight: 1,
         container: Some(format!("web{slot}")),
     });
-    let routed = RoutedUpstream { upstream: upstream(), endpoints: endpoints.collect(), files: BTreeMap::new() };
+    let routed = RoutedUpstream { upstream: upstream().into(), endpoints: endpoints.collect(), files: BTreeMap::new() };
     let manifest = Manifest { upstreams: BTreeMap::from([("http_backend".to_owned(), routed)]), ..Default::default() };
     Generation {
         endpoints: None,

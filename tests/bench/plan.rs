@@ -127,7 +127,7 @@ fn rendering(criterion: &mut Criterion) {
         .iter()
         .map(|(name, upstream)| {
             let endpoints = (30_000..30_010).map(endpoint).collect();
-            (name.clone(), RoutedUpstream { upstream: upstream.clone(), endpoints, files: BTreeMap::new() })
+            (name.clone(), RoutedUpstream { upstream: upstream.clone().into(), endpoints, files: BTreeMap::new() })
         })
         .collect();
     let id = GenerationId { hash: "0123456789ab".to_owned(), number: 1 };

@@ -95,7 +95,7 @@ pub fn distance(spec: &Spec, world: &Observed) -> u64 {
     add(64, gone.count());
     let missing = spec.upstreams.values().filter(|upstream| {
         !loaded.is_some_and(|g| {
-            g.manifest.upstreams.get(&upstream.name).is_some_and(|routed| routed.upstream == **upstream)
+            g.manifest.upstreams.get(&upstream.name).is_some_and(|routed| *routed.upstream == **upstream)
         })
     });
     add(12, missing.count());

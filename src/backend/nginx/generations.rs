@@ -465,9 +465,25 @@ fn manifest(folder: &Path, files: &mut Files, manifests: &mut Manifests) -> Opti
         return Some(manifest.clone());
     }
     let content = files.get(&path).ok().filter(|content| content.digest == digest)?;
-    let manifest: Arc<Manifest> = Arc::new(serde_json::from_str(&content.text).ok()?);
+    let mut manifest: Manifest = serde_json::from_str(&content.text).ok()?;
+    share(&mut manifest, manifests);
+    let manifest = Arc::new(manifest);
     manifests.insert(digest, manifest.clone());
     Some(manifest)
+}
+
+/// One generation differs from the next in few upstreams: of the others one copy is enough.
+fn share(manifest: &mut Manifest, manifests: &Manifests) {
+    for (name, routed) in &mut manifest.upstreams {
+        for known in manifests.values().filter_map(|other| other.upstreams.get(name)) {
+            if known.upstream == routed.upstream {
+                routed.upstream = known.upstream.clone();
+            }
+            if known.endpoints == routed.endpoints {
+                routed.endpoints = known.endpoints.clone();
+            }
+        }
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -112,7 +112,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::observed::{GenerationId, RoutedUpstream};
+    use crate::observed::{GenerationId, RoutedUpstream, Shared};
     use crate::spec::upstream::{Listen, Upstream};
 
     fn generation(files: BTreeMap<String, String>) -> NewGeneration {
@@ -120,7 +120,7 @@ mod tests {
             "name": "a", "listen": Listen { address: None, port: 1 }, "path": "/", "drain": std::time::Duration::ZERO,
         }))
         .expect("an upstream");
-        let routed = RoutedUpstream { upstream, endpoints: Vec::new(), files };
+        let routed = RoutedUpstream { upstream: upstream.into(), endpoints: Shared::default(), files };
         NewGeneration {
             id: GenerationId { hash: "ab".to_owned(), number: 1 },
             manifest: Manifest {

@@ -80,7 +80,11 @@ fn balanced(balancer: Balancer, keepalive: Option<u32>, ports: &[u16]) -> (Serve
     }))
     .expect("an upstream");
     let endpoint = |port: &u16| Endpoint { address: "127.0.0.1".to_owned(), port: *port, weight: 1, container: None };
-    let routed = RoutedUpstream { upstream, endpoints: ports.iter().map(endpoint).collect(), files: BTreeMap::new() };
+    let routed = RoutedUpstream {
+        upstream: upstream.into(),
+        endpoints: ports.iter().map(endpoint).collect(),
+        files: BTreeMap::new(),
+    };
     let routes = BTreeMap::from([("site".to_owned(), routed)]);
     let renderer = Renderer::new(BUILT_IN, BUILT_IN_NAME).expect("the built-in template").balanced_by(balancer);
     let owner = Owner { project: "bench".to_owned(), node: "bench".to_owned() };

@@ -40,7 +40,7 @@ impl Case {
             Balancer::Lua => Site::with_lua("worker_processes 1;"),
         };
         let mut routed = routed(self.upstream.clone(), &[]);
-        routed.endpoints.clone_from(&self.endpoints);
+        routed.endpoints = self.endpoints.clone().into();
         site.load(&set(vec![routed])).await;
         site
     }

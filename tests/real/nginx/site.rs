@@ -221,7 +221,7 @@ pub fn routed(upstream: Upstream, ports: &[u16]) -> RoutedUpstream {
         .iter()
         .map(|port| Endpoint { address: "127.0.0.1".to_owned(), port: *port, weight: 1, container: None })
         .collect();
-    RoutedUpstream { upstream, endpoints, files: BTreeMap::new() }
+    RoutedUpstream { upstream: upstream.into(), endpoints, files: BTreeMap::new() }
 }
 
 pub fn set(all: Vec<RoutedUpstream>) -> BTreeMap<String, RoutedUpstream> {
