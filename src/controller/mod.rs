@@ -29,7 +29,7 @@ use crate::status::Status;
 use crate::world::{ActionError, WakeSource};
 use backoff::Backoff;
 use source::{SpecChange, SpecSource};
-use trigger::Trigger;
+use trigger::{LastPass, Trigger};
 
 /// What waits for something that sends no event (a probe, a port, a backend that is away) is looked at again after this.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
@@ -75,14 +75,13 @@ impl Controller {
         let mut state = LoopState::default();
         self.metrics.spec(true, &self.source.spec().digest);
         self.trigger.wake(WakeSource::Signal, Timestamp::now());
-        let now = Instant::now();
         // The first pass is not part of a burst.
-        let mut last_pass = now.checked_sub(settings.quiet).unwrap_or(now);
+        let mut last = LastPass { ended: Instant::now(), took: Some(Duration::ZERO) };
         loop {
             let believed_since = self.engine.world().believed_since();
-            let deadline = state.next_look(believed_since.map_or(last_pass, |at| at.min(last_pass)), settings.resync);
+            let deadline = state.next_look(believed_since.map_or(last.ended, |at| at.min(last.ended)), settings.resync);
             let woken = tokio::select! {
-                woken = self.trigger.wait(last_pass, settings.quiet, settings.max_wait, deadline) => woken,
+                woken = self.trigger.wait(last, settings.quiet, settings.max_wait, deadline) => woken,
                 () = stop.cancelled() => return,
             };
             for source in &woken.sources {
@@ -97,7 +96,7 @@ impl Controller {
             state.changed_at = changed_at;
             let pass = self.stoppable_pass(&mut state, stop).await;
             let Some(pass) = pass else { return };
-            last_pass = Instant::now();
+            last = LastPass { ended: Instant::now(), took: pass.applied.is_empty().then_some(pass.took) };
             self.after_pass(&mut state, pass);
         }
     }

@@ -1,7 +1,8 @@
 //! What wakes the loop: one dirty bit, and when the change happened.
 //!
 //! The first wake-up fires at once; those that follow closely are coalesced until it has been quiet for a while, but never
-//! for longer than a maximum: without it a stream of events would keep the loop asleep for ever.
+//! for longer than a maximum: without it a stream of events would keep the loop asleep for ever. What comes soon after a
+//! pass is no first one; after one that found nothing to do, that is the sooner over, the less it cost.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,22 @@ struct State {
 pub struct Trigger {
     state: Arc<Mutex<State>>,
     notify: Arc<Notify>,
+}
+
+/// The pass before.
+#[derive(Debug, Clone, Copy)]
+pub struct LastPass {
+    pub ended: Instant,
+    /// How long it took, if it found nothing to do.
+    pub took: Option<Duration>,
+}
+
+impl LastPass {
+    /// When a change is no more part of what that pass was about. After one that found nothing to do, so soon that passes take
+    /// at most a fifth of the time, whatever wakes them.
+    fn rest(&self, quiet: Duration) -> Instant {
+        self.ended + self.took.map_or(quiet, |took| (took * 4).min(quiet))
+    }
 }
 
 /// What woke the loop.
@@ -69,17 +86,18 @@ impl Trigger {
         })
     }
 
-    /// Returns when a pass is due: a wake-up (at once when none came within `quiet` before it), or `deadline`.
+    /// Returns when a pass is due: a wake-up (at once when it is the first), or `deadline`.
     /// Cancel-safe: a wake-up that was not taken stays.
-    pub async fn wait(&self, last_pass: Instant, quiet: Duration, max_wait: Duration, deadline: Instant) -> Woken {
+    pub async fn wait(&self, last: LastPass, quiet: Duration, max_wait: Duration, deadline: Instant) -> Woken {
         loop {
             let due = {
                 let state = self.lock();
                 match (state.first, state.last) {
                     (Some(first), Some(_)) if state.at_once => Some(first),
-                    (Some(first), Some(last)) => {
-                        let leading = first.duration_since(last_pass.min(first)) >= quiet && first == last;
-                        Some(if leading { first } else { (last + quiet).min(first + max_wait) })
+                    (Some(first), Some(newest)) => {
+                        let rest = last.rest(quiet);
+                        let leading = first == newest && (first >= rest || last.took.is_some());
+                        Some(if leading { first.max(rest) } else { (newest + quiet).min(first + max_wait) })
                     }
                     (None, _) | (_, None) => None,
                 }
@@ -124,13 +142,39 @@ mod tests {
         Instant::now() + Duration::from_secs(3600)
     }
 
+    fn just_now() -> LastPass {
+        LastPass { ended: Instant::now(), took: None }
+    }
+
+    fn long_ago() -> LastPass {
+        let ended = Instant::now().checked_sub(Duration::from_secs(1)).expect("the machine runs for a second");
+        LastPass { ended, took: None }
+    }
+
+    #[tokio::test]
+    async fn after_a_pass_that_found_nothing_to_do_a_wake_up_waits_no_longer_than_that_pass_was_worth() {
+        let trigger = Trigger::default();
+        let minute = Duration::from_secs(60);
+        for took in [Duration::ZERO, Duration::from_millis(20)] {
+            let last = LastPass { ended: Instant::now(), took: Some(took) };
+            trigger.wake(WakeSource::DockerEvent, Timestamp::UNIX_EPOCH);
+            let waited = trigger.wait(last, minute, minute, far());
+            tokio::time::timeout(minute / 3, waited).await.expect("the quiet time is not waited for");
+            assert!(last.ended.elapsed() >= took * 4, "a stream of them would leave no time for anything else");
+        }
+        let last = LastPass { ended: Instant::now(), took: Some(Duration::ZERO) };
+        trigger.wake(WakeSource::DockerEvent, Timestamp::UNIX_EPOCH);
+        trigger.wake(WakeSource::DockerEvent, Timestamp::UNIX_EPOCH);
+        assert!(trigger.wait(last, QUIET, MAX_WAIT, far()).await.sources.contains(&WakeSource::DockerEvent));
+        assert!(last.ended.elapsed() >= QUIET, "several are a burst");
+    }
+
     #[tokio::test]
     async fn the_first_wake_up_fires_at_once() {
         let trigger = Trigger::default();
-        let last_pass = Instant::now().checked_sub(Duration::from_secs(1)).expect("the machine runs for a second");
         trigger.wake(WakeSource::DockerEvent, Timestamp::UNIX_EPOCH);
         // A minute of quiet time would be waited for if the first one were coalesced.
-        let waited = trigger.wait(last_pass, Duration::from_millis(900), Duration::from_secs(60), far());
+        let waited = trigger.wait(long_ago(), Duration::from_millis(900), Duration::from_secs(60), far());
         let woken = tokio::time::timeout(Duration::from_millis(500), waited).await.expect("it fires at once");
         assert_eq!(woken.changed_at, Some(Timestamp::UNIX_EPOCH));
         assert_eq!(woken.sources, BTreeSet::from([WakeSource::DockerEvent]));
@@ -141,12 +185,12 @@ mod tests {
         let trigger = Trigger::default();
         trigger.wake(WakeSource::ConsulChange, Timestamp::UNIX_EPOCH);
         trigger.go_on();
-        let waited = trigger.wait(Instant::now(), Duration::from_secs(60), Duration::from_secs(60), far());
+        let waited = trigger.wait(just_now(), Duration::from_secs(60), Duration::from_secs(60), far());
         let woken = tokio::time::timeout(Duration::from_secs(20), waited).await.expect("it fires at once");
         assert!(woken.sources.contains(&WakeSource::ConsulChange), "what came meanwhile is taken along");
         let soon = Instant::now() + QUIET;
         trigger.wake(WakeSource::ConsulChange, Timestamp::UNIX_EPOCH);
-        let waited = trigger.wait(Instant::now(), Duration::from_secs(60), Duration::from_secs(60), soon);
+        let waited = trigger.wait(just_now(), Duration::from_secs(60), Duration::from_secs(60), soon);
         assert!(waited.await.sources.contains(&WakeSource::ConsulChange));
         assert!(Instant::now() >= soon, "the next one waits again");
     }
@@ -158,10 +202,10 @@ mod tests {
         for at in [later, Timestamp::UNIX_EPOCH, later] {
             trigger.wake(WakeSource::ConsulChange, at);
         }
-        let woken = trigger.wait(Instant::now(), QUIET, MAX_WAIT, far()).await;
+        let woken = trigger.wait(just_now(), QUIET, MAX_WAIT, far()).await;
         assert_eq!(woken.changed_at, Some(Timestamp::UNIX_EPOCH));
         let soon = Instant::now() + QUIET;
-        let nothing = trigger.wait(Instant::now(), QUIET, MAX_WAIT, soon).await;
+        let nothing = trigger.wait(just_now(), QUIET, MAX_WAIT, soon).await;
         assert_eq!(nothing.sources, BTreeSet::from([WakeSource::Timer]));
         assert_eq!(nothing.changed_at, None);
     }
@@ -176,7 +220,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        let waited = trigger.wait(Instant::now(), Duration::from_secs(30), Duration::from_millis(100), far());
+        let waited = trigger.wait(just_now(), Duration::from_secs(30), Duration::from_millis(100), far());
         let woken = tokio::time::timeout(Duration::from_secs(20), waited).await;
         stream.abort();
         assert!(woken.is_ok(), "the maximum ends the wait although it never gets quiet");
