@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::observed::Observed;
-use crate::plan::{ObjectKey, Plan, Step, System};
+use crate::plan::{ObjectKey, Plan, Step, System, Waiting};
 use crate::spec::Spec;
 use crate::world::ActionError;
 
@@ -52,6 +52,19 @@ impl Pass {
         let to_consul = |applied: &Applied| applied.system == System::Consul && applied.result.is_ok();
         !self.applied.is_empty() && self.applied.iter().all(to_consul)
     }
+
+    /// There was nothing to do, and it is not nginx that something waits for: what is loaded later follows from a later change.
+    /// (Of a container that is started, Docker tells when its network is connected, 0.2 s before it runs.)
+    pub fn led_to_nothing(&self) -> bool {
+        let Observed { docker, consul, nginx, directory, .. } = &self.observed;
+        let known = docker.known().is_some()
+            && consul.known().is_some()
+            && nginx.known().is_some()
+            && directory.known().is_some();
+        let of_nginx =
+            |waiting: &Waiting| waiting.blocks() && matches!(waiting.object, ObjectKey::Upstream(_) | ObjectKey::Nginx);
+        known && self.plan.steps.is_empty() && self.held.is_empty() && !self.plan.waiting.iter().any(of_nginx)
+    }
 }
 
 /// One pass: observe, plan, apply.
@@ -73,7 +86,7 @@ pub struct Pass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observed::{Host, Templates, View};
+    use crate::observed::{self, Host, Templates, View};
 
     fn applied(system: System, result: Result<(), ActionError>) -> Applied {
         let object = ObjectKey::Nginx;
@@ -113,5 +126,36 @@ mod tests {
         for other in [System::Docker, System::Nginx, System::Directory] {
             assert!(!pass(vec![applied(System::Consul, Ok(())), applied(other, Ok(()))]).wrote_to_consul_alone());
         }
+    }
+
+    #[test]
+    fn a_change_led_to_nothing_when_nothing_is_left_to_do_and_nothing_waits_for_nginx() {
+        let known = |waiting: Vec<(ObjectKey, &'static str)>| {
+            let mut pass = pass(Vec::new());
+            pass.observed.docker = View::Known(observed::Docker::default());
+            pass.observed.consul = View::Known(observed::Consul::default());
+            pass.observed.nginx = View::Known(observed::Nginx::off(Timestamp::UNIX_EPOCH));
+            pass.observed.directory = View::Known(observed::Directory::default());
+            let waiting = waiting.into_iter().map(|(object, kind)| Waiting {
+                object,
+                reason: String::new(),
+                kind,
+                until: None,
+                details: Vec::new(),
+            });
+            pass.plan.waiting = waiting.collect();
+            pass
+        };
+        let upstream = || ObjectKey::Upstream("site".to_owned());
+        let replica = || ObjectKey::Replica("shop-web-1".to_owned());
+        assert!(known(Vec::new()).led_to_nothing());
+        assert!(known(vec![(replica(), "unhealthy")]).led_to_nothing(), "its health is another change");
+        assert!(known(vec![(upstream(), "empty")]).led_to_nothing(), "it is as it should be");
+        assert!(!known(vec![(upstream(), "refused")]).led_to_nothing());
+        assert!(!known(vec![(ObjectKey::Nginx, "nginx_stopped")]).led_to_nothing());
+        let mut held = known(Vec::new());
+        held.held.push((ObjectKey::Nginx, "the reload failed".to_owned(), Timestamp::UNIX_EPOCH));
+        assert!(!held.led_to_nothing());
+        assert!(!pass(Vec::new()).led_to_nothing(), "nothing can be read");
     }
 }

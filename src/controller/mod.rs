@@ -146,8 +146,10 @@ impl Controller {
         self.metrics.observe_pass(&pass, &status);
         let owes_a_look = self.engine.world().owes_a_look();
         let converged = pass.plan.converged() && pass.held.is_empty() && !owes_a_look;
-        if converged {
+        if converged || pass.led_to_nothing() {
             state.changed_at = None;
+        }
+        if converged {
             if !state.converged {
                 info!(project = pass.spec.project, "converged: everything is as the spec says");
             }
