@@ -16,9 +16,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// As the spec says it.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// With each container that stops, Docker goes through all connections that the kernel tracks, and those of what ran before are
-/// tracked for two minutes. Seen: after a hundred thousand requests a stop took four times as long, and the floor, which comes
-/// last, did not.
+/// Seen: right after a hundred thousand requests a stop took four times as long, and the floor, which comes last, did not. Most
+/// likely Docker goes through the connections that the kernel tracks, for each container that stops; those are tracked for two
+/// minutes.
 const TRACKED: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 const FEW: usize = 2000;
 
