@@ -74,10 +74,8 @@ pub(super) struct Memory {
     /// watch that was ended may still be going when its successor has begun.
     watched: BTreeMap<Key, usize>,
     kept: Option<Kept>,
-    /// When the look under way began.
+    /// When the last look began. It has ended well when there is something kept.
     began: Option<Instant>,
-    /// When the last one began, if it ended well.
-    looked_at: Option<Instant>,
     /// Since the last look began.
     written: Written,
     /// The last look believed what it did not read.
@@ -99,7 +97,7 @@ impl Memory {
             let young = now.saturating_duration_since(kept.at) < relist;
             young && kept.asked == *asked && self.watches(kept) && !self.marks.contains_key(&Mark::All)
         });
-        (self.began, self.looked_at) = (Some(now), None);
+        self.began = Some(now);
         self.written = Written::default();
         self.believes = false;
         let marks = || self.marks.keys().cloned().collect();
@@ -136,7 +134,6 @@ impl Memory {
     pub fn end(&mut self, since: u64, kept: Kept) {
         self.marks.retain(|_, clock| *clock > since);
         self.kept = Some(kept);
-        self.looked_at = self.began.take();
     }
 
     /// What was registered since the last look, if that began after `since` and nothing else was written or heard of.
@@ -146,7 +143,7 @@ impl Memory {
             Mark::Service { name, datacenter: None } => new.iter().any(|one| one.name == *name),
             Mark::Service { .. } | Mark::Some | Mark::All => false,
         };
-        let young = self.looked_at.is_some_and(|at| at >= since);
+        let young = self.kept.is_some() && self.began.is_some_and(|at| at >= since);
         (young && !new.is_empty() && self.marks.keys().all(of_these)).then(|| new.clone())
     }
 

@@ -15,6 +15,7 @@ use super::kept;
 use super::view::QUERIES_AT_ONCE;
 use crate::observed::{self, CheckStatus, FRESH, Interest, View};
 use crate::plan::action::NewRegistration;
+use crate::spec::upstream::CatalogQuery;
 
 /// What was written since the last look.
 #[derive(Debug, Clone)]
@@ -55,7 +56,10 @@ impl Consul {
             return None;
         }
         let names: BTreeSet<&str> = written.iter().map(|new| new.name.as_str()).collect();
-        let asked = interest.catalog.iter().filter(|query| names.contains(query.service.as_str())).cloned();
+        // Another datacenter is told of nothing that is registered here, and may not even be there to answer.
+        let local = |query: &&CatalogQuery| query.datacenter.as_ref().is_none_or(|one| *one == before.agent.datacenter);
+        let asked =
+            interest.catalog.iter().filter(|query| names.contains(query.service.as_str())).filter(local).cloned();
         let asked: Vec<_> = asked.map(|query| self.query(query, now)).collect();
         let answers: Vec<_> = futures_util::stream::iter(asked).buffer_unordered(QUERIES_AT_ONCE).collect().await;
         let there = |new: &NewRegistration| {

@@ -62,6 +62,20 @@ async fn after_a_registration_the_catalog_alone_is_asked_and_another_look_is_owe
 }
 
 #[tokio::test]
+async fn a_datacenter_that_does_not_answer_is_not_waited_for_after_a_registration_here() {
+    let fake = agent("c1").await;
+    let consul = fake.consul();
+    let there = CatalogQuery { datacenter: Some("far".to_owned()), ..query("web") };
+    let interest = interest([query("web"), there]);
+    let before = view(&consul, &interest).await.expect("it answers");
+    consul.execute(&ConsulAction::Register(Box::new(new_registration()))).await.expect("done");
+    let asked = fake.asked().len();
+    consul.view_after(&interest, Some(&before)).await.expect("it answers");
+    let asked: Vec<_> = fake.asked().into_iter().skip(asked).map(|asked| (asked.line, asked.query)).collect();
+    assert!(matches!(&asked[..], [(line, query)] if line == CATALOG && !query.contains("far")), "{asked:?}");
+}
+
+#[tokio::test]
 async fn what_the_catalog_does_not_tell_of_or_what_is_not_all_that_happened_is_looked_at_as_ever() {
     let everything = |lines: &[String]| lines.iter().any(|line| line == "GET /v1/agent/services");
     let fake = agent("another").await;

@@ -86,6 +86,30 @@ async fn a_server_that_never_waits_makes_no_hot_loop_and_output_alone_does_not_w
 }
 
 #[tokio::test]
+async fn the_more_instances_an_answer_holds_the_longer_the_agent_is_left_alone() {
+    let round = AtomicU64::new(0);
+    let fake = Fake::start(move |asked| {
+        asked.line.contains("/health/service/").then(|| {
+            let round = round.fetch_add(1, Ordering::SeqCst);
+            let instances: Vec<Value> = (0..200).map(|number| entry(&format!("web-{round}-{number}"))).collect();
+            Reply::Indexed(round + 1, json!(instances))
+        })
+    })
+    .await;
+    let (wake, _) = counter();
+    let (_interest, receiver) = tokio::sync::watch::channel(interest([query("web")]));
+    let watch = tokio::spawn({
+        let consul = fake.consul();
+        async move { consul.watch(receiver, wake).await }
+    });
+    let began = Instant::now();
+    until("five queries", || service_queries(&fake).len() >= 5).await;
+    watch.abort();
+    // A busy machine makes it longer; only a shorter pause is quicker.
+    assert!(began.elapsed() >= Duration::from_millis(800), "5 queries, all with news, in {:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn going_away_and_coming_back_wake_once_each() {
     // 0: fine, 1: failing, 2: fine again.
     let state = Arc::new(AtomicUsize::new(0));
