@@ -12,7 +12,11 @@ local dict_name, generation, file = ...
 
 local balancer = require "ngx.balancer"
 local bit = require "bit"
+local ffi = require "ffi"
 
+local cast = ffi.cast
+local get_last_failure = balancer.get_last_failure
+local get_request = require("resty.core.base").get_request
 local set_current_peer = balancer.set_current_peer
 local set_more_tries = balancer.set_more_tries
 local ngx_now, ngx_time = ngx.now, ngx.time
@@ -85,10 +89,6 @@ local looked_at
 local sections = {}
 -- By name: what was made of it.
 local upstreams = {}
--- By number: an internal redirect (X-Accel-Redirect, error_page) forgets all that Lua knows of a request, but no variable of
--- nginx's. So a number in one tells a method that counts which endpoint the request still counts for.
-local numbered = setmetatable({}, { __mode = "v" })
-local last_number = 0
 
 local function peers_of(section, before)
     local known = {}
@@ -105,11 +105,6 @@ local function peers_of(section, before)
             weight = weight, effective = weight, current = 0,
             fails = 0, accessed = 0, checked = 0, connections = 0,
         }
-        if not peer.number then
-            last_number = last_number + 1
-            peer.number = last_number
-            numbered[last_number] = peer
-        end
         peers[#peers + 1] = peer
         total = total + weight
     end
@@ -193,7 +188,7 @@ local methods = {}
 methods.round_robin = turns
 
 function methods.least_conn(upstream, state, now)
-    local tried = state.tried
+    local tried = state and state.tried
     local best, many = nil, false
     for _, peer in ipairs(upstream.peers) do
         if not (tried and tried[peer]) and not failing(peer, now) then
@@ -301,8 +296,8 @@ function methods.random_two(upstream, state, now)
     return turns(upstream, state, now)
 end
 
--- Methods that go by the requests under way.
-local COUNTING = { least_conn = true, random_two = true }
+-- Methods that know nothing of a request before its first endpoint has failed.
+local WITHOUT_STATE = { round_robin = true, least_conn = true }
 
 -- The points of nginx's `hash … consistent`, so that a key keeps its endpoint when an upstream changes its path.
 local function ring_of(upstream)
@@ -392,29 +387,19 @@ local function succeeded(peer)
     end
 end
 
-local function leave(state)
-    local peer = state.peer
+-- By request: the endpoint that it is with, and what its method has to know when it is asked again. Not in `ngx.ctx`: that
+-- costs more than the choice itself, and an internal redirect (X-Accel-Redirect, error_page) forgets it.
+local peer_of, state_of = {}, {}
+
+-- nginx takes the place of a request that is over for another one. So what is left of one whose end nobody told of, as of
+-- a subrequest, is found by the next, and goes then.
+local function this_request()
+    return tonumber(cast("uintptr_t", get_request()))
+end
+
+local function leave(request, peer)
+    peer_of[request] = nil
     peer.connections = peer.connections - 1
-    state.peer = nil
-end
-
--- What an internal redirect left counted.
-local function forget()
-    local number = tonumber(ngx.var.reeve_peer)
-    local peer = number and numbered[number]
-    if peer then
-        peer.connections = peer.connections - 1
-        ngx.var.reeve_peer = ""
-    end
-end
-
-local counting = false
-
--- At the beginning of a request that such a method balances; then as `empty`.
-function reeve.begin(name)
-    counting = true
-    forget()
-    return reeve.empty(name)
 end
 
 -- "1" for an upstream without endpoints.
@@ -424,60 +409,71 @@ end
 
 function reeve.balance(name, method)
     local upstream = get(name)
-    local state = ngx.ctx
-    local last = state.peer
-    if not last and upstream.count == 1 then
-        -- As nginx does it: a single endpoint never counts as failing.
-        local peer = upstream.peers[1]
-        return set_current_peer(peer.host, peer.port)
+    local request = this_request()
+    local last, state, outcome = peer_of[request], state_of[request], nil
+    if last then
+        leave(request, last)
+        outcome = get_last_failure()
     end
     local now = ngx_time()
-    if last then
+    if outcome then
+        if not state then
+            state = {}
+            state_of[request] = state
+        end
         state.tried = state.tried or {}
         state.tried[last] = true
-        leave(state)
-        if COUNTING[method] then
-            ngx.var.reeve_peer = ""
-        end
-        if balancer.get_last_failure() == "failed" then
+        if outcome == "failed" then
             failed(last, now)
         else
             succeeded(last)
         end
-    elseif upstream.count > 1 then
-        set_more_tries(upstream.count - 1)
+    else
+        if state then
+            state, state_of[request] = nil, nil
+        end
+        if upstream.count == 1 then
+            -- As nginx does it: a single endpoint never counts as failing.
+            local peer = upstream.peers[1]
+            return set_current_peer(peer.host, peer.port)
+        end
+        if upstream.count > 1 then
+            set_more_tries(upstream.count - 1)
+        end
+        if not WITHOUT_STATE[method] then
+            state = {}
+            state_of[request] = state
+        end
     end
     local peer = upstream.count > 0 and methods[method](upstream, state, now)
     if not peer then
         -- nginx's "no live upstreams".
         return ngx.exit(-3)
     end
-    state.peer = peer
+    peer_of[request] = peer
     peer.connections = peer.connections + 1
-    if COUNTING[method] then
-        ngx.var.reeve_peer = peer.number
-    end
     set_current_peer(peer.host, peer.port)
 end
 
 -- At the end of a request: what its last endpoint made of it.
 function reeve.done()
-    local state = ngx.ctx
-    local peer = state.peer
+    local request = this_request()
+    if state_of[request] then
+        state_of[request] = nil
+    end
+    local peer = peer_of[request]
     if not peer then
-        return counting and forget()
+        return
     end
-    leave(state)
-    if counting and tonumber(ngx.var.reeve_peer) ~= peer.number then
-        forget()
-    end
+    leave(request, peer)
     local code = ngx.status
-    if code == 502 or code == 504 then
-        -- Answered by nginx itself: the endpoint sent no header.
-        local times = ngx.var.upstream_header_time
-        if not times or times:sub(-1) == "-" then
-            return failed(peer, ngx_time())
-        end
+    if code ~= 502 and code ~= 504 and peer.fails == 0 then
+        return
+    end
+    -- Without a header nginx answered in the endpoint's place. The last word counts, whatever an error_page made of it.
+    local status, time = ngx.var.upstream_status or "", ngx.var.upstream_header_time or "-"
+    if time:sub(-1) == "-" and (status:sub(-3) == "502" or status:sub(-3) == "504") then
+        return failed(peer, ngx_time())
     end
     succeeded(peer)
 end

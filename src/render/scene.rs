@@ -119,8 +119,6 @@ pub struct LuaLocation {
     pub when_empty: u16,
     /// What is hashed to find the endpoint.
     pub key: Option<String>,
-    /// Its balance counts the requests that are under way.
-    pub counts: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -492,7 +490,6 @@ fn location(
             Balance::Hash(key) => Some(key.clone()),
             Balance::RoundRobin | Balance::LeastConn | Balance::IpHash | Balance::Random | Balance::RandomTwo => None,
         },
-        counts: matches!(upstream.balance, Balance::LeastConn | Balance::RandomTwo),
     });
     let answer = match (&upstream.redirect, one.endpoints.is_empty() && by_lua.is_none()) {
         (Some(redirect), _) => {
