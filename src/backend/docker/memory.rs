@@ -38,6 +38,9 @@ pub(super) struct Memory {
     ended: BTreeSet<String>,
     /// Containers that an action of ours is stopping: nobody is in a hurry to hear of their end.
     stopping: BTreeSet<String>,
+    /// Containers of others that may be about to start: the engine answers for such a one when it has started, and tells that
+    /// by an event.
+    starting: BTreeSet<String>,
     /// Our containers, and those that discovery looks at, as of the last view; `None`: no view yet.
     own: Option<BTreeSet<String>>,
     /// The last view looked for containers that are not ours.
@@ -235,6 +238,7 @@ impl Memory {
     pub(super) fn told(&mut self, change: Change) {
         if let Change::Container(id) = &change {
             self.ended.remove(id);
+            self.starting.remove(id);
         }
         self.spoil(change);
     }
@@ -242,6 +246,21 @@ impl Memory {
     /// Its end is told by an event alone so far.
     pub(super) fn awaits(&self, id: &str) -> bool {
         self.ended.contains(id)
+    }
+
+    /// One that is not ours was made, or got a network while it does not run.
+    pub(super) fn may_start(&mut self, id: &str) {
+        self.starting.insert(id.to_owned());
+    }
+
+    /// No look waits long for it.
+    pub(super) fn starts(&self, id: &str) -> bool {
+        self.starting.contains(id)
+    }
+
+    /// The engine answers for it.
+    pub(super) fn answered(&mut self, id: &str) {
+        self.starting.remove(id);
     }
 
     /// A look has seen it, and that it is ours.
@@ -263,6 +282,7 @@ impl Memory {
         self.streaming = open;
         self.entries.clear();
         self.ended.clear();
+        self.starting.clear();
         self.whole = None;
         // What is read from now on is later than all that was marked.
         self.dirty.seen(self.clock);

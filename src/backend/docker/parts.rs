@@ -303,3 +303,25 @@ async fn what_became_of_a_container_is_read_as_soon_as_the_engine_tells() {
     assert!(matches!(following.look().await.containers["c0"].state, ContainerState::Exited { .. }));
     assert_eq!(engine.asked(LISTS[0]), 0);
 }
+
+#[tokio::test]
+async fn nothing_waits_for_a_strangers_start() {
+    let engine = engine_with(1);
+    let following = Following::start(&engine, engine.docker()).await;
+    engine.reply(&path("t"), Reply::Hang);
+    engine.emit(&event("container", "create", "t", ""));
+    engine.emit(&event("network", "connect", "n1", r#""container":"t""#));
+    following.hears(&engine, &of_ours("oom", "c0")).await;
+    let seen = following.look().await;
+    assert!(seen.containers["c0"].state.running());
+    assert!(!seen.strangers.contains_key("t"), "the engine does not tell yet");
+    assert_eq!(engine.asked(LISTS[0]), 0, "that one is not answered for is no reason to list");
+    // Nobody else is asked for: a hanging engine must not look like one that starts something.
+    engine.reply(PING, Reply::HangUp);
+    following.docker.view(&interest()).await.expect_err("it does not answer");
+    engine.reply(PING, Reply::ok("OK"));
+    following.look().await;
+    engine.reply(&path("t"), inspected("t", "theirs", "", "running", ""));
+    following.hears(&engine, &event("container", "start", "t", "")).await;
+    assert!(following.look().await.strangers["t"].running);
+}

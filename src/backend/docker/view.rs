@@ -31,6 +31,9 @@ const VIEW_LIMIT: Duration = VIEW_TIMEOUT.saturating_sub(Duration::from_millis(5
 const LIST_LIMIT: Duration = Duration::from_secs(8);
 /// An engine can hang on one container for minutes while it answers for all others.
 pub(super) const INSPECT_LIMIT: Duration = Duration::from_secs(3);
+/// An engine answers for a container that it is starting when it has started (Docker 20.10: a tenth of a second or two). Its
+/// event will tell of that; nothing else waits for it.
+const STARTING_LIMIT: Duration = Duration::from_millis(10);
 /// Inspects under way at once.
 const INSPECTS: usize = 8;
 
@@ -96,9 +99,10 @@ impl Viewer<'_> {
     }
 
     /// An engine that hangs sends no events either, and leaves its stream open: what it said before is not what it says.
-    /// One that is asked for a container tells by its answer.
+    /// One that is asked for a container, and is waited for, tells by its answer.
     async fn ping_unless(&self, changes: &[Change]) -> Result<(), ViewError> {
-        if changes.iter().any(|change| matches!(change, Change::Container(_))) {
+        let tells = |change: &Change| matches!(change, Change::Container(id) if !self.memory().starts(id));
+        if changes.iter().any(tells) {
             return Ok(());
         }
         self.link.get(LIST_LIMIT, "/_ping").await.map(drop).map_err(|fault| self.error("ping", &fault))
@@ -319,14 +323,24 @@ impl Viewer<'_> {
                 if !names::is_name(&key) {
                     return Err(Fault::Broken(format!("`{key}` cannot be asked for")));
                 }
-                let found = self.link.find::<Inspected>(INSPECT_LIMIT, &format!("/containers/{key}/json")).await?;
-                Ok((key, found))
+                let path = format!("/containers/{key}/json");
+                let find = self.link.find::<Inspected>(INSPECT_LIMIT, &path);
+                if !self.memory().starts(&key) {
+                    return Ok(Some((key, find.await?)));
+                }
+                let Ok(found) = tokio::time::timeout(STARTING_LIMIT, find).await else {
+                    // It is as it was until the engine tells otherwise, and stays marked.
+                    self.memory().spoil(Change::Container(key));
+                    return Ok(None);
+                };
+                self.memory().answered(&key);
+                Ok(Some((key, found?)))
             };
             let asked = std::mem::take(&mut due);
             done.extend(asked.iter().cloned());
             let mut answers = futures_util::stream::iter(asked).map(inspect).buffer_unordered(INSPECTS);
             while let Some(answer) = answers.next().await {
-                let (key, found) = answer?;
+                let Some((key, found)) = answer? else { continue };
                 let Some(inspected) = found else {
                     rows.remove(&key);
                     fresh.remove(&key);

@@ -193,6 +193,9 @@ impl Watcher<'_> {
                     memory.spoil(Change::Container(id.to_owned()));
                     return true;
                 }
+                if action == "create" {
+                    memory.may_start(id);
+                }
                 if owner.is_none() && memory.discovers {
                     let signal = attribute("signal").map_or("", String::as_str);
                     return discovered(&mut memory, id, action, signal, at);
@@ -208,7 +211,11 @@ impl Watcher<'_> {
                 Some(container) => {
                     let mut memory = self.memory();
                     memory.spoil(Change::Container(container.clone()));
-                    memory.may_be_ours(container)
+                    let may_be_ours = memory.may_be_ours(container);
+                    if action == "connect" && !may_be_ours {
+                        memory.may_start(container);
+                    }
+                    may_be_ours
                 }
                 None => {
                     self.memory().spoil(Change::NetworkId(id.to_owned()));
