@@ -14,7 +14,7 @@ use crate::backend::history::History;
 use crate::controller::backoff::Backoff;
 use crate::explain::{Explanation, Seen, UnknownName};
 use crate::history::Entry;
-use crate::live::{Live, generations_folder};
+use crate::live::{Before, Live, generations_folder};
 use crate::observed::{Interest, Observed};
 use crate::pass::{Applied, Pass};
 use crate::plan::gates::Gates;
@@ -49,6 +49,8 @@ pub struct Past<'a> {
     pub backoff: &'a mut Backoff,
     /// The one that this one follows, for what need not be looked at again.
     pub last: Option<&'a Pass>,
+    /// What woke this one says nothing of nginx.
+    pub beside_nginx: bool,
 }
 
 impl Engine {
@@ -159,11 +161,15 @@ impl Engine {
         select: impl FnOnce(&mut Plan),
         report: &(dyn Fn(&Applied) + Send + Sync),
     ) -> Pass {
-        let Past { backoff, last } = past;
+        let Past { backoff, last, beside_nginx } = past;
         let started = Instant::now();
         let started_at = Timestamp::now();
-        let observed = match last.filter(|last| Arc::ptr_eq(&last.spec, spec) && last.wrote_to_consul_alone()) {
-            Some(last) => self.world.observe_after(&Interest::of(spec, &self.owner), &last.observed).await,
+        let observed = match last.filter(|last| Arc::ptr_eq(&last.spec, spec)) {
+            Some(last) => {
+                let wrote_to_consul = last.wrote_to_consul_alone();
+                let before = Before { observed: &last.observed, wrote_to_consul, beside_nginx };
+                self.world.observe_after(&Interest::of(spec, &self.owner), before).await
+            }
             None => self.observe(spec).await,
         };
         let (observed, mut plan, now) = self.judge(spec, orders, observed);

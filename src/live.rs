@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -51,6 +51,18 @@ pub struct Live {
     memory: Mutex<Memory>,
     /// When Docker and nginx were last looked at, if nothing has been heard of them since and nothing done to them.
     unspoiled: Arc<Mutex<BTreeMap<Part, Instant>>>,
+    /// After so long everything is looked at.
+    resync: Duration,
+}
+
+/// What the pass before saw, which was about the same spec.
+#[derive(Debug, Clone, Copy)]
+pub struct Before<'a> {
+    pub observed: &'a Observed,
+    /// All that it did was to write to Consul, and this one follows from that.
+    pub wrote_to_consul: bool,
+    /// What woke this one says nothing of nginx.
+    pub beside_nginx: bool,
 }
 
 /// What only prolongs a wait when it is lost.
@@ -79,6 +91,7 @@ impl Live {
             troubles: Troubles::default(),
             memory: Mutex::default(),
             unspoiled: Arc::default(),
+            resync: settings.loop_.resync,
         })
     }
 
@@ -143,11 +156,21 @@ impl Live {
         lock(&self.memory)
     }
 
-    /// As `observe`, for a pass that follows from nothing but our own writes to Consul in the pass that saw `before`, which
-    /// was about the same spec: what has just been seen of Docker and nginx, and of which nothing has been heard since, is not
-    /// looked at again. Traffic to a container that was registered waits for this pass.
-    pub async fn observe_after(&self, interest: &Interest, before: &Observed) -> Observed {
+    /// As `observe`, but what was seen before, and of which nothing has been heard since, is not looked at again: traffic waits
+    /// for this pass. After our own writes to Consul that is what has just been seen; and nginx, whatever else has changed.
+    pub async fn observe_after(&self, interest: &Interest, before: Before<'_>) -> Observed {
         self.observe_with(interest, Some(before)).await
+    }
+
+    fn unchanged_nginx<'a>(&self, before: &Before<'a>) -> Option<&'a observed::Nginx> {
+        let view = &before.observed.nginx;
+        if let Some(nginx) = before.wrote_to_consul.then(|| self.fresh(Part::Nginx, view)).flatten() {
+            return Some(nginx);
+        }
+        let seen_at = lock(&self.unspoiled).get(&Part::Nginx).copied()?;
+        let watched = self.nginx.as_ref().is_some_and(Nginx::is_watched);
+        let believed = before.beside_nginx && watched && seen_at.elapsed() < self.resync;
+        view.known().filter(|nginx| believed && at_rest(nginx))
     }
 
     fn fresh<'a, T>(&self, part: Part, view: &'a View<T>) -> Option<&'a T> {
@@ -205,6 +228,11 @@ impl Live {
     }
 }
 
+/// All that can become of it would be heard of: old workers go without a word.
+fn at_rest(nginx: &observed::Nginx) -> bool {
+    nginx.retiring_workers == 0 && matches!(nginx.loaded, observed::Loaded::Generation(_))
+}
+
 /// A view with a time limit: a backend that hangs is Unknown, and holds nothing else up.
 async fn limited<T>(what: &str, view: impl Future<Output = Result<T, ViewError>>) -> Result<T, ViewError> {
     match tokio::time::timeout(VIEW_TIMEOUT, view).await {
@@ -225,7 +253,7 @@ impl Observe for Live {
 }
 
 impl Live {
-    async fn observe_with(&self, interest: &Interest, before: Option<&Observed>) -> Observed {
+    async fn observe_with(&self, interest: &Interest, before: Option<Before<'_>>) -> Observed {
         // First of all: a rollback wants more than the spec tells.
         let directory = self.directory.view();
         let mut interest = Cow::Borrowed(interest);
@@ -234,7 +262,10 @@ impl Live {
         }
         let interest = &*interest;
         // What the pins say is part of what is looked for.
-        let before = before.filter(|before| directory.as_ref().is_ok_and(|now| before.directory.known() == Some(now)));
+        let same = |seen: &Observed| directory.as_ref().is_ok_and(|now| seen.directory.known() == Some(now));
+        let before = before.filter(|before| same(before.observed));
+        let nginx_before = before.and_then(|before| self.unchanged_nginx(&before));
+        let before = before.filter(|before| before.wrote_to_consul).map(|before| before.observed);
         let began = Instant::now();
         // Each in a place of its own: together they are too much for a thread's stack.
         let docker = async {
@@ -253,7 +284,7 @@ impl Live {
             Ok(docker)
         };
         let nginx = async {
-            if let Some(nginx) = before.and_then(|before| self.fresh(Part::Nginx, &before.nginx)) {
+            if let Some(nginx) = nginx_before {
                 return Ok(nginx.clone());
             }
             lock(&self.unspoiled).insert(Part::Nginx, began);
@@ -312,6 +343,17 @@ pub fn generations_folder(directory: &Path) -> std::path::PathBuf {
 mod tests {
     use super::*;
     use crate::plan::action::{ConsulAction, DockerAction};
+
+    #[test]
+    fn nginx_is_not_at_rest_without_a_generation_of_ours_or_while_workers_go() {
+        let id = observed::GenerationId { hash: "0123456789ab".to_owned(), number: 1 };
+        let mut nginx = observed::Nginx::off(Timestamp::UNIX_EPOCH);
+        assert!(!at_rest(&nginx));
+        nginx.loaded = observed::Loaded::Generation(id);
+        assert!(at_rest(&nginx));
+        nginx.retiring_workers = 1;
+        assert!(!at_rest(&nginx));
+    }
 
     #[tokio::test]
     async fn what_was_just_seen_is_believed_until_something_is_heard_of_it_or_done_to_anything_but_consul() {

@@ -53,7 +53,7 @@ pub async fn converge(
                 refused = Some(reason);
             }
         };
-        let past = Past { backoff: &mut backoff, last: None };
+        let past = Past { backoff: &mut backoff, last: None, beside_nginx: false };
         let pass = engine.pass(spec, orders, past, &stop, select, &report);
         let pass = tokio::select! {
             pass = pass => pass,

@@ -29,7 +29,7 @@ use crate::status::Status;
 use crate::world::{ActionError, WakeSource};
 use backoff::Backoff;
 use source::{SpecChange, SpecSource};
-use trigger::{LastPass, Trigger};
+use trigger::{LastPass, Trigger, Woken};
 
 /// What waits for something that sends no event (a probe, a port, a backend that is away) is looked at again after this.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl Controller {
                 (a, b) => a.or(b),
             };
             state.changed_at = changed_at;
-            let pass = self.stoppable_pass(&mut state, stop).await;
+            let pass = self.stoppable_pass(&mut state, &woken, stop).await;
             let Some(pass) = pass else { return };
             last = LastPass { ended: Instant::now(), took: pass.applied.is_empty().then_some(pass.took) };
             self.after_pass(&mut state, pass);
@@ -102,7 +102,7 @@ impl Controller {
     }
 
     /// A pass that ends soon after `stop`; `None`: it was cut off.
-    async fn stoppable_pass(&mut self, state: &mut LoopState, stop: &CancellationToken) -> Option<Pass> {
+    async fn stoppable_pass(&mut self, state: &mut LoopState, woken: &Woken, stop: &CancellationToken) -> Option<Pass> {
         let engine = self.engine.clone();
         let spec = self.source.spec().clone();
         let orders = Orders { removals: Removals::Held, teardown: None, dry: self.observe_only };
@@ -120,7 +120,7 @@ impl Controller {
             }
         };
         let last = state.last.take();
-        let past = Past { backoff: &mut state.backoff, last: last.as_deref() };
+        let past = Past { backoff: &mut state.backoff, last: last.as_deref(), beside_nginx: woken.beside_nginx() };
         let pass = engine.pass(&spec, orders, past, stop, select, &report);
         let mut pass = Box::pin(pass);
         let mut pass = tokio::select! {

@@ -54,6 +54,16 @@ pub struct Woken {
     pub changed_at: Option<Timestamp>,
 }
 
+impl Woken {
+    /// It says nothing of nginx. The timer does: with it comes what nobody tells of.
+    pub fn beside_nginx(&self) -> bool {
+        let beside = |source: &WakeSource| {
+            matches!(source, WakeSource::DockerEvent | WakeSource::ConsulChange | WakeSource::OwnWrite)
+        };
+        self.sources.iter().all(beside)
+    }
+}
+
 impl Trigger {
     pub fn wake(&self, source: WakeSource, changed_at: Timestamp) {
         let now = Instant::now();
@@ -167,6 +177,20 @@ mod tests {
         trigger.wake(WakeSource::DockerEvent, Timestamp::UNIX_EPOCH);
         assert!(trigger.wait(last, QUIET, MAX_WAIT, far()).await.sources.contains(&WakeSource::DockerEvent));
         assert!(last.ended.elapsed() >= QUIET, "several are a burst");
+    }
+
+    #[test]
+    fn only_docker_consul_and_our_own_writes_say_nothing_of_nginx() {
+        use WakeSource::{
+            ConsulChange, DockerEvent, NginxChange, OwnWrite, Pin, Signal, SpecFile, TemplateFile, Timer,
+        };
+        let beside = |sources: &[WakeSource]| {
+            Woken { sources: sources.iter().copied().collect(), changed_at: None }.beside_nginx()
+        };
+        assert!(beside(&[DockerEvent, ConsulChange, OwnWrite]));
+        for source in [NginxChange, SpecFile, Pin, Signal, Timer, TemplateFile] {
+            assert!(!beside(&[DockerEvent, source]), "{source:?}");
+        }
     }
 
     #[tokio::test]

@@ -27,6 +27,8 @@ struct State {
     everything: bool,
     /// Names of folders in it.
     folders: BTreeSet<String>,
+    /// When what no file tells was last seen to be as a moment before.
+    same_at: Option<Instant>,
 }
 
 impl Heard {
@@ -55,6 +57,17 @@ impl Heard {
     /// Events were lost.
     pub fn lost(&self) {
         self.state().everything = true;
+    }
+
+    /// What no file tells was seen to be as a moment before (at that time), or not (`None`).
+    pub fn glanced(&self, same_at: Option<Instant>) {
+        self.state().same_at = same_at;
+    }
+
+    /// The files are watched, and what no file tells was lately as before.
+    pub fn watched(&self, lately: Duration) -> bool {
+        let state = self.state();
+        state.watching && state.same_at.is_some_and(|at| at.elapsed() < lately)
     }
 }
 
@@ -135,5 +148,17 @@ mod tests {
         assert_eq!(look(&heard, now + BELIEVED_FOR), [false, false]);
         heard.watching(false);
         assert_eq!(look(&heard, now + BELIEVED_FOR), [false, false]);
+    }
+
+    #[test]
+    fn somebody_watches_who_watches_the_files_and_lately_saw_that_nothing_else_has_changed() {
+        let (heard, lately) = (Heard::default(), Duration::from_secs(600));
+        heard.glanced(Some(Instant::now()));
+        assert!(!heard.watched(lately), "nobody watches the files");
+        heard.watching(true);
+        assert!(heard.watched(lately));
+        assert!(!heard.watched(Duration::ZERO), "that was long ago");
+        heard.glanced(None);
+        assert!(!heard.watched(lately), "something has changed");
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use notify::{EventKind, RecursiveMode, Watcher};
@@ -20,6 +20,8 @@ use crate::world::{Wake, WakeSource};
 
 /// Between two looks at what no file tells: the probe and the master.
 const POLL: Duration = Duration::from_secs(1);
+/// Later than this after one of these, nobody can be said to watch.
+const LATELY: Duration = Duration::from_secs(3);
 
 /// What the last look saw; cheap to get.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -53,14 +55,23 @@ impl Nginx {
                 }
                 _ = timer.tick() => {
                     watched.renew(shared);
+                    let at = Instant::now();
                     let glance = self.glance().await;
-                    if last.as_ref().is_some_and(|last| *last != glance) {
+                    let same = last.as_ref().is_none_or(|last| *last == glance);
+                    shared.heard.glanced((same && last.is_some()).then_some(at));
+                    if !same {
                         wake(WakeSource::NginxChange, Timestamp::now());
                     }
                     last = Some(glance);
                 }
             }
         }
+    }
+
+    /// Whatever changes of it is heard of, within a second or two: but for who holds an address, and files of others (TLS,
+    /// what the main configuration includes), of which only a look tells.
+    pub fn is_watched(&self) -> bool {
+        self.shared.heard.watched(LATELY)
     }
 
     async fn glance(&self) -> Glance {
