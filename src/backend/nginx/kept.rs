@@ -27,8 +27,8 @@ struct State {
     everything: bool,
     /// Names of folders in it.
     folders: BTreeSet<String>,
-    /// When what no file tells was last seen to be as a moment before.
-    same_at: Option<Instant>,
+    /// When it was last looked for what no file tells.
+    glanced_at: Option<Instant>,
 }
 
 impl Heard {
@@ -59,15 +59,15 @@ impl Heard {
         self.state().everything = true;
     }
 
-    /// What no file tells was seen to be as a moment before (at that time), or not (`None`).
-    pub fn glanced(&self, same_at: Option<Instant>) {
-        self.state().same_at = same_at;
+    /// It was looked for what no file tells, and whoever is to hear of it has heard.
+    pub fn glanced(&self, at: Instant) {
+        self.state().glanced_at = Some(at);
     }
 
-    /// The files are watched, and what no file tells was lately as before.
+    /// The files are watched, and so, lately, was what no file tells.
     pub fn watched(&self, lately: Duration) -> bool {
         let state = self.state();
-        state.watching && state.same_at.is_some_and(|at| at.elapsed() < lately)
+        state.watching && state.glanced_at.is_some_and(|at| at.elapsed() < lately)
     }
 }
 
@@ -151,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn somebody_watches_who_watches_the_files_and_lately_saw_that_nothing_else_has_changed() {
+    fn somebody_watches_who_watches_the_files_and_lately_looked_for_all_else() {
         let (heard, lately) = (Heard::default(), Duration::from_secs(600));
-        heard.glanced(Some(Instant::now()));
-        assert!(!heard.watched(lately), "nobody watches the files");
         heard.watching(true);
+        assert!(!heard.watched(lately));
+        heard.glanced(Instant::now());
         assert!(heard.watched(lately));
         assert!(!heard.watched(Duration::ZERO), "that was long ago");
-        heard.glanced(None);
-        assert!(!heard.watched(lately), "something has changed");
+        heard.watching(false);
+        assert!(!heard.watched(lately), "nobody watches the files");
     }
 }

@@ -15,7 +15,7 @@ use super::files::Stamp;
 use super::loaded::{blocking, read_pid};
 use super::probe::Answer;
 use super::{Memory, Nginx, Shared, process};
-use crate::observed::GenerationId;
+use crate::observed::{GenerationId, Loaded};
 use crate::world::{Wake, WakeSource};
 
 /// Between two looks at what no file tells: the probe and the master.
@@ -23,15 +23,29 @@ const POLL: Duration = Duration::from_secs(1);
 /// Later than this after one of these, nobody can be said to watch.
 const LATELY: Duration = Duration::from_secs(3);
 
-/// What the last look saw; cheap to get.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What is loaded, and the hash of its endpoints.
+type Routed = Option<(GenerationId, Option<String>)>;
+
+/// What is cheap to get.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Glance {
-    answer: Option<(GenerationId, Option<String>)>,
+    answer: Routed,
+    /// What the last look saw of that.
+    looked: Routed,
     answered: bool,
     master: Option<(i32, u64)>,
     program: Option<Stamp>,
     main: Option<Stamp>,
     current: Option<PathBuf>,
+}
+
+impl Glance {
+    /// Something has changed of which no look knows. What our own push changed is none, once a look has seen it.
+    fn is_news_after(&self, last: &Self) -> bool {
+        let rest = |one: &Self| Self { answer: None, looked: None, ..one.clone() };
+        let unseen = self.answer != self.looked;
+        rest(self) != rest(last) || unseen && (&self.answer, &self.looked) != (&last.answer, &last.looked)
+    }
 }
 
 impl Nginx {
@@ -57,11 +71,10 @@ impl Nginx {
                     watched.renew(shared);
                     let at = Instant::now();
                     let glance = self.glance().await;
-                    let same = last.as_ref().is_none_or(|last| *last == glance);
-                    shared.heard.glanced((same && last.is_some()).then_some(at));
-                    if !same {
+                    if last.as_ref().is_some_and(|last| glance.is_news_after(last)) {
                         wake(WakeSource::NginxChange, Timestamp::now());
                     }
+                    shared.heard.glanced(at);
                     last = Some(glance);
                 }
             }
@@ -77,20 +90,25 @@ impl Nginx {
     async fn glance(&self) -> Glance {
         let shared = &self.shared;
         let answer = shared.observer.round(1).await.into_iter().next().unwrap_or(Answer::Nobody);
-        let pid_file = match shared.build().await {
-            Ok(build) => {
-                let shared = shared.clone();
-                blocking(move || {
-                    let mut memory = shared.memory();
-                    let Memory { files, sources, .. } = &mut *memory;
-                    shared.main_config(&build, sources, files).ok().map(|main| main.pid_file)
-                })
-                .await
-            }
-            Err(_) => None,
+        let build = shared.build().await.ok();
+        let (pid_file, looked) = {
+            let shared = shared.clone();
+            // A look holds the memory while it reads files.
+            blocking(move || {
+                let mut memory = shared.memory();
+                let Memory { files, sources, routed, .. } = &mut *memory;
+                let looked = match routed {
+                    Some(((Loaded::Generation(id), endpoints), _)) => Some((id.clone(), endpoints.clone())),
+                    _ => None,
+                };
+                let main = build.and_then(|build| shared.main_config(&build, sources, files).ok());
+                (main.map(|main| main.pid_file), looked)
+            })
+            .await
         };
         let master = pid_file.and_then(|pid_file| read_pid(&pid_file)).and_then(process::live_master);
         Glance {
+            looked,
             answered: !matches!(answer, Answer::Nobody),
             answer: match answer {
                 Answer::Worker { id, endpoints, .. } => Some((id, endpoints)),
@@ -191,5 +209,27 @@ impl Watched {
                 Err(error) => tracing::debug!(folder = %key.0.display(), %error, "cannot watch a folder yet"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_look_has_seen_is_news_once_and_what_one_has_seen_is_none() {
+        let id = |number| GenerationId { hash: "0123456789ab".to_owned(), number };
+        let endpoints = |hash: &str| Some((id(1), Some(hash.to_owned())));
+        let glance = |answer: Routed, looked: Routed| Glance { answer, looked, answered: true, ..Glance::default() };
+        let before = glance(endpoints("a"), endpoints("a"));
+        let pushed = glance(endpoints("b"), endpoints("b"));
+        assert!(!pushed.is_news_after(&before), "our own push");
+        let set_back = glance(endpoints("a"), endpoints("b"));
+        assert!(set_back.is_news_after(&before), "by somebody else, before the next glance");
+        assert!(!set_back.is_news_after(&set_back.clone()), "it was told");
+        assert!(glance(None, endpoints("a")).is_news_after(&before));
+        assert!(glance(Some((id(2), None)), endpoints("a")).is_news_after(&before));
+        let restarted = Glance { master: Some((7, 1)), ..before.clone() };
+        assert!(restarted.is_news_after(&before));
     }
 }
