@@ -273,13 +273,10 @@ impl Nginx {
             .await?;
         }
         // Traffic does not wait for the disk. One without the other, after a crash or a failure, is seen by the next look.
-        let (written, answer) = tokio::join!(
-            {
-                let (shared, expect, text) = (shared.clone(), expect.clone(), text.clone());
-                blocking(move || shared.generations.write_endpoints(&expect, &text).map_err(ActionError::Transient))
-            },
-            lua::push(shared.observer.probe(), &secret, &text)
-        );
+        let (answer, written) = tokio::join!(lua::push(shared.observer.probe(), &secret, &text), {
+            let (shared, expect, text) = (shared.clone(), expect.clone(), text.clone());
+            blocking(move || shared.generations.write_endpoints(&expect, &text).map_err(ActionError::Transient))
+        });
         written?;
         let answer = answer.map_err(ActionError::Transient)?;
         let said = answer.body.trim();

@@ -128,14 +128,15 @@ pub async fn in_force(
 }
 
 async fn exchange(probe: SocketAddr, method: &str, secret: &str, body: &str) -> Result<Exchanged, String> {
-    let head = format!(
-        "{method} {ENDPOINTS_PATH} HTTP/1.0\r\nHost: reeve-probe\r\n{SECRET_HEADER}: {secret}\r\nContent-Length: {}\r\n\r\n",
+    // In one piece: nginx would begin with the head, and then wait for the body.
+    let request = format!(
+        "{method} {ENDPOINTS_PATH} HTTP/1.0\r\nHost: reeve-probe\r\n{SECRET_HEADER}: {secret}\r\nContent-Length: {}\r\n\r\n\
+         {body}",
         body.len()
     );
     let talk = async {
         let mut stream = TcpStream::connect(probe).await?;
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
+        stream.write_all(request.as_bytes()).await?;
         let mut bytes = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut bytes).await?;
         Ok::<_, std::io::Error>(bytes)
