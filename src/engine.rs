@@ -167,6 +167,7 @@ impl Engine {
         let observed = match last.filter(|last| Arc::ptr_eq(&last.spec, spec)) {
             Some(last) => {
                 let wrote_to_consul = last.wrote_to_consul_alone();
+                let beside_nginx = beside_nginx && !last.waits_for_nginx();
                 let before = Before { observed: &last.observed, wrote_to_consul, beside_nginx };
                 self.world.observe_after(&Interest::of(spec, &self.owner), before).await
             }

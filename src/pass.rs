@@ -61,9 +61,14 @@ impl Pass {
             && consul.known().is_some()
             && nginx.known().is_some()
             && directory.known().is_some();
+        known && self.plan.steps.is_empty() && !self.waits_for_nginx()
+    }
+
+    /// Something can go on when nginx, or what it needs, is another one: an address that becomes free is told by nobody.
+    pub fn waits_for_nginx(&self) -> bool {
         let of_nginx =
             |waiting: &Waiting| waiting.blocks() && matches!(waiting.object, ObjectKey::Upstream(_) | ObjectKey::Nginx);
-        known && self.plan.steps.is_empty() && self.held.is_empty() && !self.plan.waiting.iter().any(of_nginx)
+        !self.held.is_empty() || self.plan.waiting.iter().any(of_nginx)
     }
 }
 
@@ -152,6 +157,8 @@ mod tests {
         assert!(known(vec![(replica(), "unhealthy")]).led_to_nothing(), "its health is another change");
         assert!(known(vec![(upstream(), "empty")]).led_to_nothing(), "it is as it should be");
         assert!(!known(vec![(upstream(), "refused")]).led_to_nothing());
+        assert!(known(vec![(upstream(), "refused")]).waits_for_nginx());
+        assert!(!known(vec![(upstream(), "empty"), (replica(), "unhealthy")]).waits_for_nginx());
         assert!(!known(vec![(ObjectKey::Nginx, "nginx_stopped")]).led_to_nothing());
         let mut held = known(Vec::new());
         held.held.push((ObjectKey::Nginx, "the reload failed".to_owned(), Timestamp::UNIX_EPOCH));
