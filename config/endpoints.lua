@@ -14,7 +14,7 @@ local balancer = require "ngx.balancer"
 local bit = require "bit"
 local ffi = require "ffi"
 
-local cast = ffi.cast
+local cast, address = ffi.cast, ffi.typeof("uintptr_t")
 local get_last_failure = balancer.get_last_failure
 local get_request = require("resty.core.base").get_request
 local set_current_peer = balancer.set_current_peer
@@ -394,7 +394,7 @@ local peer_of, state_of = {}, {}
 -- nginx takes the place of a request that is over for another one. So what is left of one whose end nobody told of, as of
 -- a subrequest, is found by the next, and goes then.
 local function this_request()
-    return tonumber(cast("uintptr_t", get_request()))
+    return tonumber(cast(address, get_request()))
 end
 
 local function leave(request, peer)

@@ -283,8 +283,9 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
         // Somebody has switched `current` to the oldest generation; nginx was not told.
         ["switched-back"] => {
             let nginx = world.nginx.known_mut().expect("nginx is known");
-            let oldest = nginx.generations.iter().min_by_key(|(_, one)| one.created_at).map(|(id, _)| id.clone());
-            nginx.current = oldest;
+            // Those of one moment are told apart by nothing but their hash.
+            let others = nginx.generations.iter().filter(|(id, _)| nginx.current.as_ref() != Some(*id));
+            nginx.current = others.min_by_key(|(_, one)| one.created_at).map(|(id, _)| id.clone());
         }
         // It was good and bad too often, and must be good for so many seconds more.
         ["flapping", name, seconds] => {
