@@ -19,6 +19,8 @@ pub const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long what is left in the pipe of one that has ended is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// nginx retries and warns; more than this nobody reads.
 const MAX_OUTPUT: usize = 64 * 1024;
 
@@ -181,6 +183,14 @@ impl Binary {
             }
         };
         let status = tokio::time::timeout(limit, read_and_wait).await;
+        // That it has ended can be known before what it said last: seen, under load, as a refusal without a word.
+        if let (Ok(_), Some(mut pipe)) = (&status, stderr) {
+            let mut rest = Vec::new();
+            let mut pipe = (&mut pipe).take(MAX_OUTPUT.saturating_sub(output.len()) as u64);
+            // Late, when a daemon keeps the pipe; what was read until then is kept.
+            let (Ok(_) | Err(_)) = tokio::time::timeout(LAST_WORDS, pipe.read_to_end(&mut rest)).await;
+            output.extend_from_slice(&rest);
+        }
         let text = || String::from_utf8_lossy(&output).into_owned();
         match status {
             Ok(Ok(status)) => Ok(Outcome { success: status.success(), output: text() }),
@@ -207,6 +217,18 @@ mod tests {
         assert_eq!(build.pid_path, Path::new("/run/nginx.pid"));
         assert_eq!(build.error_log_path, Path::new("stderr"));
         assert_eq!(Build::parse("bash: no"), None);
+    }
+
+    #[tokio::test]
+    async fn what_a_program_said_last_is_read_though_its_end_was_seen_first() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("nginx");
+        std::fs::write(&program, "#!/bin/sh\n(sleep 0.02; echo 'last words' >&2) &\nexit 1\n").expect("written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        let outcome = Binary::new(program, None).check(Path::new("/nginx.conf")).await.expect("it runs");
+        assert!(!outcome.success);
+        assert_eq!(outcome.output, "last words\n");
     }
 
     #[tokio::test]
