@@ -20,7 +20,7 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long what is left in the pipe of one that has ended is waited for.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// nginx retries and warns; more than this nobody reads.
 const MAX_OUTPUT: usize = 64 * 1024;
 

@@ -59,6 +59,19 @@ async fn an_index_that_goes_backwards_is_asked_from_the_start() {
     assert_eq!(indexes[..4], ["0", "10", "0", "6"]);
 }
 
+/// How long a watch on `web` takes for so many queries.
+async fn time_of(queries: usize, fake: &Fake, wake: Wake) -> Duration {
+    let (_interest, receiver) = tokio::sync::watch::channel(interest([query("web")]));
+    let watch = tokio::spawn({
+        let consul = fake.consul();
+        async move { consul.watch(receiver, wake).await }
+    });
+    let began = Instant::now();
+    until("so many queries", || service_queries(fake).len() >= queries).await;
+    watch.abort();
+    began.elapsed()
+}
+
 #[tokio::test]
 async fn a_server_that_never_waits_makes_no_hot_loop_and_output_alone_does_not_wake() {
     let round = AtomicU64::new(0);
@@ -72,16 +85,9 @@ async fn a_server_that_never_waits_makes_no_hot_loop_and_output_alone_does_not_w
     })
     .await;
     let (wake, count) = counter();
-    let (_interest, receiver) = tokio::sync::watch::channel(interest([query("web")]));
-    let watch = tokio::spawn({
-        let consul = fake.consul();
-        async move { consul.watch(receiver, wake).await }
-    });
-    let began = Instant::now();
-    until("eight queries", || service_queries(&fake).len() >= 8).await;
-    watch.abort();
+    let took = time_of(8, &fake, wake).await;
     // A busy machine makes it longer; only a loop without a pause is quicker.
-    assert!(began.elapsed() >= Duration::from_millis(400), "8 queries in {:?}", began.elapsed());
+    assert!(took >= Duration::from_millis(400), "8 queries in {took:?}");
     assert_eq!(count.load(Ordering::SeqCst), 2, "the first answer of the service, and the leader's");
 }
 
@@ -97,16 +103,9 @@ async fn the_more_instances_an_answer_holds_the_longer_the_agent_is_left_alone()
     })
     .await;
     let (wake, _) = counter();
-    let (_interest, receiver) = tokio::sync::watch::channel(interest([query("web")]));
-    let watch = tokio::spawn({
-        let consul = fake.consul();
-        async move { consul.watch(receiver, wake).await }
-    });
-    let began = Instant::now();
-    until("five queries", || service_queries(&fake).len() >= 5).await;
-    watch.abort();
+    let took = time_of(5, &fake, wake).await;
     // A busy machine makes it longer; only a shorter pause is quicker.
-    assert!(began.elapsed() >= Duration::from_millis(800), "5 queries, all with news, in {:?}", began.elapsed());
+    assert!(took >= Duration::from_millis(800), "5 queries, all with news, in {took:?}");
 }
 
 #[tokio::test]
