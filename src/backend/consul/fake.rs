@@ -23,6 +23,8 @@ pub struct Asked {
 
 pub enum Reply {
     Json(Value),
+    /// JSON, with a status that tells of a failing check.
+    Unhealthy(Value),
     Indexed(u64, Value),
     /// Name and value of one header.
     Headed(&'static str, &'static str, Value),
@@ -99,6 +101,7 @@ async fn serve(mut stream: TcpStream, script: Arc<impl Fn(&Asked) -> Option<Repl
         log.lock().expect("no test panics while it holds this").push(asked.clone());
         let text = match script(&asked).unwrap_or_else(|| healthy(&asked.line)) {
             Reply::Json(value) => http(200, "", &value.to_string()),
+            Reply::Unhealthy(value) => http(503, "", &value.to_string()),
             Reply::Indexed(index, value) => http(200, &format!("X-Consul-Index: {index}\r\n"), &value.to_string()),
             Reply::Headed(name, header, value) => http(200, &format!("{name}: {header}\r\n"), &value.to_string()),
             Reply::Status(status, body) => http(status, "", body),
@@ -161,6 +164,7 @@ fn healthy(line: &str) -> Reply {
             Reply::Json(json!([{ "Node": "n1", "CheckID": "serfHealth", "Status": "passing" }]))
         }
         "GET /v1/catalog/node/n1" => Reply::Json(json!(null)),
+        line if line.starts_with("GET /v1/agent/health/") => Reply::Status(404, r#"{"Service":null,"Checks":null}"#),
         line if line.starts_with("GET /v1/agent/service/") => Reply::Status(404, "unknown service ID"),
         line if line.starts_with("PUT ") => Reply::Status(200, ""),
         _ => Reply::Json(json!([])),

@@ -44,11 +44,13 @@ pub(super) struct Request<'a> {
     pub limit: Duration,
     /// 404 is an answer: `null`.
     pub or_null: bool,
+    /// So are 429 and 503, when they carry one.
+    pub or_unhealthy: bool,
 }
 
 impl<'a> Request<'a> {
     pub fn get(path: &'a [&'a str], limit: Duration) -> Self {
-        Self { method: Method::GET, path, query: Vec::new(), body: None, limit, or_null: false }
+        Self { method: Method::GET, path, query: Vec::new(), body: None, limit, or_null: false, or_unhealthy: false }
     }
 
     pub fn put(path: &'a [&'a str], limit: Duration) -> Self {
@@ -58,6 +60,12 @@ impl<'a> Request<'a> {
     /// What does not exist is `null`, and no failure: it can be waited for.
     pub fn or_null(mut self) -> Self {
         self.or_null = true;
+        self
+    }
+
+    /// An agent that is asked for a health tells it by the status, too.
+    pub fn or_unhealthy(mut self) -> Self {
+        self.or_unhealthy = true;
         self
     }
 
@@ -271,7 +279,7 @@ impl Client {
         if !request.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&request.query);
         }
-        let or_null = request.or_null;
+        let (or_null, or_unhealthy) = (request.or_null, request.or_unhealthy);
         let mut builder = self.http.request(request.method, url);
         if let Some(body) = &request.body {
             builder = builder.json(body);
@@ -280,7 +288,8 @@ impl Client {
         let status = response.status();
         let headers = response.headers().clone();
         let body = response.bytes().await.map_err(lost)?;
-        if status == StatusCode::OK {
+        let unhealthy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        if status == StatusCode::OK || (unhealthy && or_unhealthy && body.starts_with(b"{")) {
             return Ok(Raw { headers, body: body.to_vec() });
         }
         if status == StatusCode::NOT_FOUND && or_null {

@@ -171,6 +171,11 @@ impl Memory {
         }
     }
 
+    /// Writes of ours about this are under way: the next look reads it, whatever its watch tells until then.
+    pub fn is_being_written(&self, key: &Key) -> bool {
+        !self.written.is_nothing() && mark_of(key).is_some_and(|mark| self.marks.contains_key(&mark))
+    }
+
     /// A watch that was heard goes, or has failed.
     pub fn watch_ended(&mut self, key: &Key) {
         self.watched.entry(key.clone()).and_modify(|count| *count = count.saturating_sub(1));

@@ -51,6 +51,8 @@ pub struct Consul {
     host: Option<Arc<str>>,
     memory: Arc<Mutex<memory::Memory>>,
     kept: Arc<Mutex<kept::Memory>>,
+    /// How many looks have begun: a watch may wait for the next one.
+    looks: tokio::sync::watch::Sender<u64>,
     /// Looks wait for each other: an older one must not overwrite what a newer one keeps.
     looking: Arc<tokio::sync::Mutex<()>>,
     /// Everything is read again after so long.
@@ -73,6 +75,7 @@ impl Consul {
             host: None,
             memory: Arc::default(),
             kept: Arc::default(),
+            looks: tokio::sync::watch::Sender::default(),
             looking: Arc::default(),
             relist: RELIST,
             own_names: tokio::sync::watch::Sender::default(),

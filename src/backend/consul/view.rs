@@ -76,6 +76,7 @@ impl Consul {
     async fn look(&self, interest: &Interest) -> Result<observed::Consul, ViewError> {
         let now = Instant::now();
         let begun = self.keeping(|memory| memory.begin(&interest.catalog, self.relist, now));
+        self.looks.send_modify(|looks| *looks += 1);
         if let Some((kept, marks)) = begun.kept {
             let parts = async {
                 let renewed = Box::pin(self.renew(kept, marks));

@@ -214,6 +214,15 @@ pub(super) struct Check {
     pub kind: String,
 }
 
+/// What the agent tells of the health of one registration: of its checks, and of those of the node, but not their type (1.8.7).
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct ServiceHealth {
+    pub service: Service,
+    #[serde(deserialize_with = "nullable")]
+    pub checks: Vec<Check>,
+}
+
 impl Check {
     /// A status that Consul does not document is the worst one.
     pub fn status(&self) -> CheckStatus {

@@ -15,6 +15,10 @@ async fn with_record(
 ) -> Fake {
     Fake::start(move |asked| match asked.line.as_str() {
         RECORD => Some(Reply::Json(record.clone())),
+        RECORD_WITH_HEALTH => {
+            let checks: Vec<&Value> = checks.as_object().into_iter().flat_map(|checks| checks.values()).collect();
+            Some(Reply::Unhealthy(json!({ "AggregatedStatus": "critical", "Service": record, "Checks": checks })))
+        }
         "GET /v1/agent/checks" => Some(Reply::Json(checks.clone())),
         line if line.starts_with("PUT ") => write(asked),
         _ => None,

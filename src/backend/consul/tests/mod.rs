@@ -21,6 +21,7 @@ use crate::world::{ActionError, ViewError, Wake};
 
 const ID: &str = "n1:shop-web-1-abc:80/tcp";
 const RECORD: &str = "GET /v1/agent/service/n1:shop-web-1-abc:80%2Ftcp";
+const RECORD_WITH_HEALTH: &str = "GET /v1/agent/health/service/id/n1:shop-web-1-abc:80%2Ftcp";
 
 fn query(service: &str) -> CatalogQuery {
     CatalogQuery { service: service.to_owned(), tag: None, datacenter: None, filter: None }

@@ -109,6 +109,41 @@ async fn the_more_instances_an_answer_holds_the_longer_the_agent_is_left_alone()
 }
 
 #[tokio::test]
+async fn what_a_pass_writes_about_is_not_asked_for_again_and_again_before_the_next_look() {
+    let round = AtomicU64::new(0);
+    let fake = Fake::start(move |asked| match asked.line.as_str() {
+        RECORD => Some(Reply::Json(ours(&[]))),
+        "GET /v1/health/service/web" => {
+            let round = round.fetch_add(1, Ordering::SeqCst);
+            Some(Reply::Indexed(round + 1, json!([entry(&format!("web-{round}"))])))
+        }
+        _ => None,
+    })
+    .await;
+    let consul = fake.consul();
+    let register = ConsulAction::Register(Box::new(new_registration()));
+    let (wake, _) = counter();
+    let (_interest, receiver) = tokio::sync::watch::channel(interest([query("web")]));
+    consul.execute(&register).await.expect("the agent takes it");
+    let began = Instant::now();
+    let watch = tokio::spawn({
+        let consul = consul.clone();
+        async move { consul.watch(receiver, wake).await }
+    });
+    until("two queries", || service_queries(&fake).len() >= 2).await;
+    // A busy machine makes it longer; only a watch that does not wait is quicker.
+    let rest = began.elapsed();
+    assert!(rest >= Duration::from_millis(800), "the second came after {rest:?}");
+    // The third waits, too, but for a look.
+    view(&consul, &interest([query("web")])).await.expect("the agent answers");
+    let began = Instant::now();
+    let before = service_queries(&fake).len();
+    until("many queries", || service_queries(&fake).len() >= before + 20).await;
+    watch.abort();
+    assert!(began.elapsed() < rest * 20, "after a look they wait as before it");
+}
+
+#[tokio::test]
 async fn going_away_and_coming_back_wake_once_each() {
     // 0: fine, 1: failing, 2: fine again.
     let state = Arc::new(AtomicUsize::new(0));
