@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::names::{HUB, Reference};
 use crate::plan::DockerAction;
 
-/// More marks than this, and one list of everything is cheaper than so many reads.
+/// More than this to read, and one list of everything is cheaper than so many reads.
 const MOST: usize = 256;
 
 /// What has to be read again.
@@ -16,6 +16,8 @@ const MOST: usize = 256;
 pub(super) enum Change {
     /// By id or by name: what was made just now is known by its name alone.
     Container(String),
+    /// By id, which is never given again: nothing is left to be read.
+    Gone(String),
     NetworkId(String),
     NetworkName(String),
     Volume(String),
@@ -31,6 +33,12 @@ pub(super) struct Dirty(BTreeMap<Change, u64>);
 
 impl Dirty {
     pub(super) fn mark(&mut self, change: Change, clock: u64) {
+        match &change {
+            Change::Gone(id) => drop(self.0.remove(&Change::Container(id.clone()))),
+            // Our own write that removed it ends after the engine has told so.
+            Change::Container(id) if self.0.contains_key(&Change::Gone(id.clone())) => return,
+            _ => {}
+        }
         self.0.insert(change, clock);
     }
 
@@ -41,7 +49,8 @@ impl Dirty {
 
     /// `None`: too many.
     pub(super) fn changes(&self) -> Option<Vec<Change>> {
-        (self.0.len() <= MOST).then(|| self.0.keys().cloned().collect())
+        let read = self.0.keys().filter(|change| !matches!(change, Change::Gone(_))).count();
+        (read <= MOST).then(|| self.0.keys().cloned().collect())
     }
 
     /// A look that began at `since` has ended.
@@ -100,6 +109,18 @@ mod tests {
         dirty.mark(Change::Container("b".to_owned()), 2);
         dirty.seen(1);
         assert_eq!(dirty.changes(), Some(vec![Change::Container("b".to_owned())]));
+    }
+
+    #[test]
+    fn what_is_gone_is_not_read_whatever_else_marks_it() {
+        let (read, gone) = (Change::Container("a".to_owned()), Change::Gone("a".to_owned()));
+        let mut dirty = Dirty::default();
+        dirty.mark(read.clone(), 1);
+        dirty.mark(gone.clone(), 2);
+        dirty.mark(read, 3);
+        assert_eq!(dirty.changes(), Some(vec![gone]));
+        dirty.seen(2);
+        assert_eq!(dirty.changes(), Some(vec![]));
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Memory {
     /// An event, or our own write, says that this has to be read again.
     pub(super) fn spoil(&mut self, change: Change) {
         self.clock += 1;
-        if let Change::Container(id) = &change
+        if let Change::Container(id) | Change::Gone(id) = &change
             && let Some(entry) = self.entries.get_mut(id)
         {
             entry.spoiled = true;
@@ -236,7 +236,7 @@ impl Memory {
     /// As `spoil`, and what the engine tells from now on is later than the event of an end: it answers for the container, which
     /// has begun anew or is gone, or a write of ours has ended.
     pub(super) fn told(&mut self, change: Change) {
-        if let Change::Container(id) = &change {
+        if let Change::Container(id) | Change::Gone(id) = &change {
             self.ended.remove(id);
             self.starting.remove(id);
         }

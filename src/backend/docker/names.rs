@@ -6,6 +6,11 @@ pub(super) fn is_name(text: &str) -> bool {
     text.bytes().all(plain) && text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
 }
 
+/// A whole id, as the engine gives them; a name could look like it.
+pub(super) fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// An image reference: nothing in it ends a path or climbs out of it.
 pub(super) fn is_reference(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b':' | b'@');

@@ -172,6 +172,34 @@ async fn our_own_write_is_seen_before_its_event_comes() {
 }
 
 #[tokio::test]
+async fn what_was_made_is_inspected_once_and_what_is_gone_not_at_all() {
+    let engine = engine_with(2);
+    let following = Following::start(&engine, engine.docker()).await;
+    let id = "ab".repeat(32);
+    let of_new = || inspected(&id, "new", LABELS, "running", "");
+    engine.reply(&path("new"), of_new());
+    engine.reply(&path(&id), of_new());
+    engine.reply(&format!("POST /v1.41/containers/{id}/start"), Reply::Answer(204, String::new()));
+    // Our own write knows its name, the event its id.
+    let start = DockerAction::StartContainer { container: "new".to_owned(), name: "new".to_owned() };
+    assert_eq!(following.docker.execute(&start).await, Ok(()));
+    following.hears(&engine, &of_ours("start", &id)).await;
+    engine.forget_requests();
+    let seen = following.look().await;
+    assert_eq!(seen.containers.keys().collect::<Vec<_>>(), [id.as_str(), "c0", "c1"]);
+    assert_eq!(Following::asked(&engine), [path(&id)]);
+
+    engine.forget_requests();
+    engine.reply("DELETE /v1.41/containers/c1", Reply::Answer(204, String::new()));
+    let remove = DockerAction::RemoveContainer { id: "c1".to_owned(), name: "c1".to_owned() };
+    following.hears(&engine, &of_ours("destroy", "c1")).await;
+    assert_eq!(following.docker.execute(&remove).await, Ok(()));
+    assert_eq!(following.look().await.containers.keys().collect::<Vec<_>>(), [id.as_str(), "c0"]);
+    assert!(!Following::asked(&engine).contains(&path("c1")), "{:?}", engine.requests());
+    assert!(LISTS.iter().all(|list| engine.asked(list) == 0), "{:?}", engine.requests());
+}
+
+#[tokio::test]
 async fn whoever_lost_its_name_to_another_is_not_seen_under_it_any_more() {
     let engine = engine_with(2);
     let following = Following::start(&engine, engine.docker()).await;

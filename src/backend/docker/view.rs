@@ -250,6 +250,7 @@ impl Viewer<'_> {
         for change in changes {
             match change {
                 Change::Container(key) => drop(containers.insert(key.clone())),
+                Change::Gone(id) => drop(whole.containers.remove(id)),
                 Change::AnyImage | Change::ImageId(_) | Change::Image(_) => {
                     images.extend(whole.scope.images.iter().filter(|one| concerns(change, one, whole)).cloned());
                 }
@@ -283,7 +284,9 @@ impl Viewer<'_> {
             Change::NetworkId(id) => ("id", id),
             Change::NetworkName(name) => ("name", name),
             Change::Volume(name) => ("", name),
-            Change::Container(_) | Change::ImageId(_) | Change::Image(_) | Change::AnyImage => return Ok(()),
+            Change::Container(_) | Change::Gone(_) | Change::ImageId(_) | Change::Image(_) | Change::AnyImage => {
+                return Ok(());
+            }
         };
         if !names::is_name(value) {
             return Err(Fault::Broken(format!("`{value}` cannot be asked for")));
@@ -336,7 +339,9 @@ impl Viewer<'_> {
                 self.memory().answered(&key);
                 Ok(Some((key, found?)))
             };
-            let asked = std::mem::take(&mut due);
+            // What we made just now is marked by its name and, once its event has come, by its id, too: asked once.
+            let ids = due.extract_if(.., |key| names::is_id(key)).collect::<BTreeSet<_>>();
+            let asked = if ids.is_empty() { std::mem::take(&mut due) } else { ids };
             done.extend(asked.iter().cloned());
             let mut answers = futures_util::stream::iter(asked).map(inspect).buffer_unordered(INSPECTS);
             while let Some(answer) = answers.next().await {
@@ -351,6 +356,7 @@ impl Viewer<'_> {
                     return Err(Fault::Broken("an answer has no id".to_owned()));
                 }
                 done.insert(row.id.clone());
+                due.remove(row.name());
                 due.extend(named(rows, row.name()).into_iter().filter(|id| *id != row.id && !done.contains(id)));
                 fresh.insert(row.id.clone(), inspected);
                 rows.insert(row.id.clone(), row);
@@ -538,6 +544,8 @@ fn concerns(change: &Change, reference: &str, whole: &Whole) -> bool {
         Change::AnyImage => true,
         Change::ImageId(id) => seen.is_some_and(|seen| seen.id == *id),
         Change::Image(name) => seen.is_none() || same_reference(name, reference),
-        Change::Container(_) | Change::NetworkId(_) | Change::NetworkName(_) | Change::Volume(_) => false,
+        Change::Container(_) | Change::Gone(_) | Change::NetworkId(_) | Change::NetworkName(_) | Change::Volume(_) => {
+            false
+        }
     }
 }

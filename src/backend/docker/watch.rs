@@ -182,8 +182,13 @@ impl Watcher<'_> {
         let id = actor(event).unwrap_or_default();
         let attribute = |key: &str| event.actor.as_ref()?.attributes.as_ref()?.get(key);
         let action = event.action.as_deref().unwrap_or_default();
-        if event.typ == Some(EventMessageTypeEnum::CONTAINER) && matches!(action, "start" | "destroy") {
-            self.memory().told(Change::Container(id.to_owned()));
+        if event.typ == Some(EventMessageTypeEnum::CONTAINER) {
+            match action {
+                "start" => self.memory().told(Change::Container(id.to_owned())),
+                // The engine has forgotten it before it tells.
+                "destroy" => self.memory().told(Change::Gone(id.to_owned())),
+                _ => {}
+            }
         }
         match event.typ {
             Some(EventMessageTypeEnum::CONTAINER) => {
