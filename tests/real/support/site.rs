@@ -146,9 +146,21 @@ impl Site {
 
     /// As an editor does it: the whole file, at once.
     pub fn write_spec(&self, spec: &impl ToString) {
-        let new = self.folder().join("spec.yaml.new");
-        fs::write(&new, spec.to_string()).expect("the spec is written");
-        fs::rename(new, self.spec()).expect("the spec is put in place");
+        self.prepare_spec(spec);
+        self.move_spec_in();
+    }
+
+    /// Beside the one in force.
+    pub fn prepare_spec(&self, spec: &impl ToString) {
+        fs::write(self.prepared(), spec.to_string()).expect("the spec is written");
+    }
+
+    pub fn move_spec_in(&self) {
+        fs::rename(self.prepared(), self.spec()).expect("the spec is put in place");
+    }
+
+    fn prepared(&self) -> PathBuf {
+        self.folder().join("spec.yaml.new")
     }
 
     pub fn reeve(&self, arguments: &[&str]) -> Outcome {
