@@ -50,6 +50,8 @@ pub struct SpecSource {
     read: Vec<PathBuf>,
     /// Of the files when the spec in force, or the last invalid one, was read.
     judged: Fingerprint,
+    /// What was said of the last invalid one, while that is what the files are.
+    invalid: Option<String>,
     /// A state that differs, and since when it has been so.
     pending: Option<(Fingerprint, Instant)>,
     /// What the watcher looks at: the files of the spec in force.
@@ -66,7 +68,7 @@ impl SpecSource {
         let judged = fingerprint(&options, &loaded.files);
         let files = watch::Sender::new(loaded.files.clone());
         let Loaded { spec, files: read, .. } = loaded;
-        Ok(Self { options, spec: spec.into(), read, judged, pending: None, files, warnings })
+        Ok(Self { options, spec: spec.into(), read, judged, invalid: None, pending: None, files, warnings })
     }
 
     pub fn spec(&self) -> &Arc<Spec> {
@@ -83,7 +85,8 @@ impl SpecSource {
         let seen = fingerprint(&self.options, &self.read);
         if seen == self.judged {
             self.pending = None;
-            return SpecChange::None;
+            // What it lacked may be there now, and be no file that was read: another one's, or somebody's permission.
+            return if self.invalid.is_some() { self.judge(seen) } else { SpecChange::None };
         }
         let rested = match &self.pending {
             Some((pending, since)) if *pending == seen => since.elapsed() >= UNCHANGED_FOR,
@@ -96,7 +99,30 @@ impl SpecSource {
             return SpecChange::None;
         }
         self.pending = None;
-        self.judged = seen;
+        self.judge(seen)
+    }
+
+    /// Reads the files, which looked so before.
+    fn judge(&mut self, seen: Fingerprint) -> SpecChange {
+        let again = seen == self.judged;
+        let change = self.read_again(seen, again);
+        let line = match &change {
+            SpecChange::Invalid { line, .. } => line,
+            SpecChange::None => return change,
+            SpecChange::Same | SpecChange::Changed => {
+                self.invalid = None;
+                return change;
+            }
+        };
+        // It is told once.
+        let told = again && self.invalid.as_ref() == Some(line);
+        self.invalid = Some(line.clone());
+        if told { SpecChange::None } else { change }
+    }
+
+    /// `again`: without any change of the files that it was made of.
+    fn read_again(&mut self, seen: Fingerprint, again: bool) -> SpecChange {
+        self.judged.clone_from(&seen);
         match load(&self.options) {
             Ok(loaded) if loaded.spec.project != self.spec.project => {
                 let line = format!(
@@ -107,8 +133,16 @@ impl SpecSource {
                 SpecChange::Invalid { shown: line.clone(), line }
             }
             Ok(loaded) => {
-                // Files that the new spec names for the first time belong to the same state.
-                self.judged = fingerprint(&self.options, &loaded.files);
+                // Files that the new spec names for the first time belong to the same state; but one that was replaced while
+                // it was read has to be read anew.
+                let mut judged = fingerprint(&self.options, &loaded.files);
+                if again && !old_enough(&judged, &self.judged) {
+                    return SpecChange::None;
+                }
+                for (path, stamp) in seen {
+                    judged.entry(path).and_modify(|now| *now = stamp);
+                }
+                self.judged = judged;
                 self.files.send_replace(loaded.files.clone());
                 self.warnings.extend(loaded.warnings.iter().map(|warning| warning.line()));
                 let changed = loaded.spec.digest != self.spec.digest;
@@ -155,15 +189,10 @@ impl SpecSource {
                 let mut now = look();
                 // Other files in these folders change, too: a log that stands beside the spec, with every line of it.
                 if now != seen {
-                    // Until they have been quiet for the time that `poll` asks for. One that was moved in has been; but
-                    // where there are several, the next may be on its way.
+                    // Until they have been quiet for the time that `poll` asks for.
                     while now != seen {
-                        let rests = now.values().flatten().filter(|stamp| stamp.modified.is_some()).count() == 1
-                            && old_enough(&now, &seen);
                         seen = now;
-                        if !rests {
-                            tokio::time::sleep(UNCHANGED_FOR).await;
-                        }
+                        tokio::time::sleep(UNCHANGED_FOR).await;
                         now = look();
                     }
                     wake(WakeSource::SpecFile, Timestamp::now());
@@ -280,42 +309,28 @@ mod tests {
         watching.abort();
     }
 
-    #[tokio::test]
-    async fn a_spec_that_was_written_before_it_is_moved_in_wakes_at_once() {
+    #[test]
+    fn a_spec_that_lacked_a_file_is_taken_when_that_is_there() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (spec, new) = (folder.path().join("spec.yaml"), folder.path().join("spec.new"));
-        let prepare = |version: usize| {
-            std::fs::write(&new, format!("services: {{ web: {{ image: \"a:{version}\" }} }}\n")).expect("written");
-            let file = std::fs::File::options().write(true).open(&new).expect("it is there");
+        let (spec, variables) = (folder.path().join("spec.yaml"), folder.path().join("web.env"));
+        let old = |path: &Path, text: &str| {
+            std::fs::write(path, text).expect("written");
+            let file = std::fs::File::options().write(true).open(path).expect("it is there");
             file.set_modified(SystemTime::now() - 2 * UNCHANGED_FOR).expect("a time stamp");
         };
-        let move_in = || std::fs::rename(&new, &spec).expect("moved");
-        prepare(0);
-        move_in();
+        old(&spec, "services: { web: { image: \"a:1\" } }\n");
         let source = SpecSource::open(LoadOptions { files: vec![spec.clone()], ..LoadOptions::default() });
-        let source = source.unwrap_or_else(|refused| panic!("{}", refused.render(false)));
-        let (sender, mut woken) = tokio::sync::mpsc::unbounded_channel();
-        let wake: Wake = Arc::new(move |_, _| {
-            let _ = sender.send(Instant::now());
-        });
-        let watching = tokio::spawn(source.watch(wake));
-        let mut heard = async || tokio::time::timeout(LIMIT, woken.recv()).await.ok().flatten().expect("it wakes");
-        // A busy machine may be late once; one that waits for the file to rest is late each time.
-        let mut version = 0;
-        let began = Instant::now();
-        let soon = loop {
-            version += 1;
-            prepare(version);
-            let moved = Instant::now();
-            move_in();
-            let soon = heard().await.duration_since(moved) < UNCHANGED_FOR;
-            // The second look.
-            heard().await;
-            if soon || began.elapsed() > LIMIT {
-                break soon;
-            }
-        };
-        watching.abort();
-        assert!(soon, "{version} times it was waited for");
+        let mut source = source.unwrap_or_else(|refused| panic!("{}", refused.render(false)));
+        old(&spec, "services: { web: { image: \"a:2\", env_file: web.env } }\n");
+        assert!(matches!(source.poll(), SpecChange::Invalid { .. }));
+        assert!(matches!(source.poll(), SpecChange::None), "it is told once");
+        std::fs::write(&variables, "A=b\n").expect("written");
+        let new = source.poll();
+        assert!(matches!(new, SpecChange::None | SpecChange::Changed), "a busy machine may see it at rest");
+        if matches!(new, SpecChange::None) {
+            old(&variables, "A=b\n");
+            assert!(matches!(source.poll(), SpecChange::Changed));
+        }
+        assert!(matches!(source.poll(), SpecChange::None));
     }
 }
