@@ -1,10 +1,17 @@
-//! What one change costs does not grow with what there is: the calls to the engine are counted.
+//! What one change costs does not grow with what there is: the calls to the engine are counted, and what is read from Consul.
 
+use std::fmt::Write as _;
+use std::fs;
+
+use reeve::render::endpoints;
+use serde_json::json;
+
+use crate::support::counter::Counter;
 use crate::support::docker::{STRANGER, docker};
 use crate::support::program::Daemon;
 use crate::support::shop::WEB;
 use crate::support::socket::Proxy;
-use crate::support::{Shop, Site, check, eventually};
+use crate::support::{SOON, Shop, Site, check, eventually, within};
 
 /// Kills a replica, and waits until all is as the spec says again; what the engine was asked for meanwhile.
 fn change(site: &Site, daemon: &Daemon, proxy: &Proxy) -> Vec<String> {
@@ -53,4 +60,52 @@ fn a_change_among_200_containers_costs_no_list_and_no_look_at_any_of_them() {
         let calls = asked.iter().filter(|request| !request.ends_with("/_ping")).count();
         eprintln!("{count} containers of others: {calls} calls for one change");
     }
+}
+
+#[test]
+fn by_tls_each_of_very_many_services_is_watched_on_a_few_connections_and_a_change_reads_one() {
+    const SERVICES: usize = 150;
+    const INSTANCES: u16 = 10;
+    let mut site = Site::new("many");
+    site.use_lua();
+    site.use_tls();
+    let mut spec = format!("name: {}\nupstreams:\n", site.project);
+    let register = |service: usize, instance: u16| {
+        let (id, name) = (format!("s{service}-{instance}"), format!("s{service}"));
+        let body = json!({"ID": id, "Name": name, "Address": "127.0.0.1", "Port": 30_000 + instance});
+        site.consul().put("/v1/agent/service/register", &body);
+    };
+    for service in 0..SERVICES {
+        let listen = site.listen();
+        let _ =
+            writeln!(spec, "  u{service}: {{ service: s{service}, listen: {listen}, server_name: [u{service}.test] }}");
+        (0..INSTANCES).for_each(|instance| register(service, instance));
+    }
+    site.write_spec(&spec);
+    let counter = Counter::before(site.consul_port());
+    site.ask_consul_through(counter.port);
+    let daemon = site.start(&[]);
+    let routed = |service: usize, wanted: u16| {
+        let text = fs::read_to_string(site.state().join("current/endpoints")).map_err(|error| error.to_string())?;
+        let (_, all) = endpoints::parse(&text).ok_or("half a file")?;
+        let seen = all.get(&format!("u{service}")).map_or(0, |endpoints| endpoints.len());
+        check(seen == usize::from(wanted), || format!("s{service}: {seen} of {wanted}"))?;
+        daemon.converged()
+    };
+    eventually("everything is routed", || (0..SERVICES).try_for_each(|service| routed(service, INSTANCES)));
+
+    // All that the catalog has, as the agent tells it.
+    let whole = site.consul().get(&format!("/v1/catalog/node/{}", site.agent.node())).to_string().len() / 1000;
+    // In the first moments everything is read; then each watch has its first answer.
+    let mut instances = INSTANCES;
+    within(SOON, "a change reads one service", || {
+        let (_, before) = counter.requests();
+        register(3, instances);
+        instances += 1;
+        eventually("the change is routed", || routed(3, instances));
+        let (_, after) = counter.requests();
+        check((after - before) * 4 < whole, || format!("{} kB of the catalog's {whole}", after - before))
+    });
+    // Without HTTP/2, so many watches would take 64.
+    assert!(counter.most_connections() < 40, "{} connections at once", counter.most_connections());
 }

@@ -326,10 +326,10 @@ impl Consul {
     /// are, for each of two hundred that drain (seen: half a second of Consul's processor time). Gone and foreign are conflicts.
     async fn own(&self, id: &str) -> Result<Record, ActionError> {
         let path = ["v1", "agent", "health", "service", "id", id];
-        let request = Request::get(&path, LIMIT).or_null().or_unhealthy();
-        let found = self.client.json::<Option<wire::ServiceHealth>>(request).await;
+        let request = Request::get(&path, LIMIT).or_unhealthy();
+        let found = self.client.json::<wire::ServiceHealth>(request).await;
         let found = found.map_err(|failure| refused(&failure, &format!("registration {id}"), ""))?.value;
-        let Some(wire::ServiceHealth { mut service, checks }) = found else {
+        let wire::ServiceHealth { service: Some(mut service), checks, .. } = found else {
             return Err(ActionError::Conflict(format!("registration {id} is not at the agent any more")));
         };
         service.tell_apart(&self.owner, self.host.as_deref());

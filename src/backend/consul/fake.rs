@@ -164,7 +164,9 @@ fn healthy(line: &str) -> Reply {
             Reply::Json(json!([{ "Node": "n1", "CheckID": "serfHealth", "Status": "passing" }]))
         }
         "GET /v1/catalog/node/n1" => Reply::Json(json!(null)),
-        line if line.starts_with("GET /v1/agent/health/") => Reply::Status(404, r#"{"Service":null,"Checks":null}"#),
+        line if line.starts_with("GET /v1/agent/health/") => {
+            Reply::Status(404, r#"{"AggregatedStatus":"critical","Service":null,"Checks":null}"#)
+        }
         line if line.starts_with("GET /v1/agent/service/") => Reply::Status(404, "unknown service ID"),
         line if line.starts_with("PUT ") => Reply::Status(200, ""),
         _ => Reply::Json(json!([])),

@@ -1,7 +1,8 @@
 //! The way to the agent's HTTP API: address, TLS, token, limits, and failures in words.
 //!
-//! Owns one pooled client. It knows nothing of what is asked. Every request has a time limit that covers its body too, and
-//! requests other than watches share a bounded number of connections, because an agent takes 200 from one address.
+//! Owns the pooled clients. It knows nothing of what is asked. Every request has a time limit that covers its body too, and
+//! requests other than watches share a bounded number of connections, because an agent takes 200 from one address. By TLS an
+//! agent speaks HTTP/2, too: then many watches share a connection, and each of very many services can have one.
 
 use std::error::Error;
 use std::fmt;
@@ -22,6 +23,15 @@ use crate::world::ViewError;
 const CONNECTIONS: usize = 16;
 /// An agent on this host answers the handshake at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Watches under way at once, without HTTP/2 each on a connection of its own. Two controllers and everybody's own tools must
+/// fit into the agent's 200.
+pub(super) const WATCHES: usize = 64;
+/// With it: connections, and requests under way on one (an agent's own limit is 250).
+const LANES: usize = 8;
+const STREAMS: usize = 200;
+/// A connection that a network swallowed looks like watches that wait.
+const STILL_THERE: Duration = Duration::from_secs(20);
+const STILL_THERE_LIMIT: Duration = Duration::from_secs(10);
 /// Consul answers errors with a line; a proxy in front of it may answer a page.
 const LONGEST_BODY_IN_A_MESSAGE: usize = 300;
 
@@ -32,6 +42,16 @@ pub(super) struct Client {
     /// For messages: without credentials.
     name: Arc<str>,
     permits: Arc<Semaphore>,
+    /// None without TLS.
+    lanes: Arc<[Lane]>,
+    /// The agent speaks HTTP/2.
+    multiplexes: tokio::sync::watch::Sender<bool>,
+}
+
+/// One connection for many watches.
+struct Lane {
+    http: reqwest::Client,
+    streams: Semaphore,
 }
 
 /// One request, before it is sent.
@@ -44,7 +64,7 @@ pub(super) struct Request<'a> {
     pub limit: Duration,
     /// 404 is an answer: `null`.
     pub or_null: bool,
-    /// So are 429 and 503, when they carry one.
+    /// So are 404, 429 and 503, when their body may be one.
     pub or_unhealthy: bool,
 }
 
@@ -153,63 +173,27 @@ impl Client {
     pub fn new(settings: &ConsulSettings) -> Result<Self, ViewError> {
         // reqwest panics in `build` without a provider; a second installation is refused, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
-        // A proxy from the environment would be asked for the agent of this host.
-        let mut builder = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(CONNECTIONS)
-            .user_agent(concat!("reeve/", env!("CARGO_PKG_VERSION")));
-        if let Some(token) = &settings.token {
-            let mut value = HeaderValue::from_str(token)
-                .map_err(|_| ViewError("consul.token has characters that no HTTP header can carry".to_owned()))?;
-            value.set_sensitive(true);
-            builder = builder.default_headers(HeaderMap::from_iter([(
-                reqwest::header::HeaderName::from_static("x-consul-token"),
-                value,
-            )]));
-        }
-        let (base, name) = match settings.address.strip_prefix("unix://") {
-            Some(path) if path.starts_with('/') => {
-                builder = builder.unix_socket(Path::new(path));
-                (parse(&settings.address, "http://localhost/")?, settings.address.clone())
-            }
-            Some(_) => return Err(malformed(&settings.address, "the path of the socket must begin with /")),
-            None => {
-                let text = if settings.address.contains("://") {
-                    settings.address.clone()
-                } else {
-                    format!("http://{}", settings.address)
-                };
-                let base = parse(&settings.address, &text)?;
-                let host = base.host_str().ok_or_else(|| malformed(&settings.address, "it names no host"))?;
-                let port = base.port_or_known_default().unwrap_or_default();
-                let name = format!("{}://{host}:{port}", base.scheme());
-                (base, name)
-            }
+        let (plain, base, name) = builder(settings)?;
+        let build = |builder: reqwest::ClientBuilder| {
+            let built = builder.build();
+            built.map_err(|error| ViewError(format!("no client for Consul at {name}: {}", chain(&error))))
         };
-        let builder = match base.scheme() {
-            "https" => with_tls(builder, settings)?,
-            "http" => {
-                for (key, file) in [
-                    ("ca_file", &settings.ca_file),
-                    ("cert_file", &settings.cert_file),
-                    ("key_file", &settings.key_file),
-                ] {
-                    if file.is_some() {
-                        return Err(ViewError(format!(
-                            "consul.{key} is set, but consul.address {name} does not use TLS: write https://, or remove {key}"
-                        )));
-                    }
-                }
-                // Without this, a host without CA files could not even speak plain HTTP.
-                builder.tls_certs_only([])
-            }
-            other => return Err(malformed(&settings.address, &format!("{other}:// is not http, https or unix"))),
-        };
-        let http =
-            builder.build().map_err(|error| ViewError(format!("no client for Consul at {name}: {}", chain(&error))))?;
-        Ok(Self { http, base, name: name.into(), permits: Arc::new(Semaphore::new(CONNECTIONS)) })
+        let http = build(plain.http1_only())?;
+        let lanes = if base.scheme() == "https" { LANES } else { 0 };
+        let lanes = (0..lanes).map(|_| {
+            let (lane, ..) = builder(settings)?;
+            // Of its own pool, and never by HTTP/1: then each of its watches would take a connection.
+            let lane = lane
+                .http2_prior_knowledge()
+                .http2_adaptive_window(true)
+                .http2_keep_alive_interval(STILL_THERE)
+                .http2_keep_alive_timeout(STILL_THERE_LIMIT);
+            Ok(Lane { http: build(lane)?, streams: Semaphore::new(STREAMS) })
+        });
+        let lanes = lanes.collect::<Result<Arc<[Lane]>, ViewError>>()?;
+        let multiplexes = tokio::sync::watch::Sender::new(false);
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        Ok(Self { http, base, name: name.into(), permits, lanes, multiplexes })
     }
 
     /// `http://127.0.0.1:8500`, for messages.
@@ -223,7 +207,7 @@ impl Client {
         let title = self.title(&request);
         self.limited(limit, &title, async {
             let permit = self.permits.acquire().await;
-            let answer = self.send(&title, request).await;
+            let answer = self.send(&self.http, &title, request).await;
             drop(permit);
             answer
         })
@@ -231,11 +215,47 @@ impl Client {
         .and_then(|raw| raw.decode(&title))
     }
 
-    /// As `json`, for a blocking query: it holds its connection for a minute, so the caller bounds how many there are.
+    /// As `json`, for a blocking query: it holds its connection, or its part of one, for a minute, so the caller bounds how
+    /// many there are (`room`).
     pub async fn watch<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<Answer<T>, Failure> {
         let limit = request.limit;
         let title = self.title(&request);
-        self.limited(limit, &title, self.send(&title, request)).await.and_then(|raw| raw.decode(&title))
+        let free = self.lanes.iter().find(|lane| lane.streams.available_permits() > 0).or(self.lanes.last());
+        let lane = free.filter(|_| *self.multiplexes.borrow());
+        let answer = self.limited(limit, &title, async {
+            let Some(lane) = lane else { return self.send(&self.http, &title, request).await };
+            let stream = lane.streams.acquire().await;
+            let answer = self.send(&lane.http, &title, request).await;
+            drop(stream);
+            answer
+        });
+        answer.await.and_then(|raw| raw.decode(&title))
+    }
+
+    /// Watches that may be under way at once.
+    pub fn room(&self) -> usize {
+        if *self.multiplexes.borrow() { LANES * STREAMS } else { WATCHES }
+    }
+
+    /// Tells when the room has become another one.
+    pub fn room_changes(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.multiplexes.subscribe()
+    }
+
+    /// Finds out how much room there is: what stands in front of the agent may be something else than before. Nothing is
+    /// concluded while it does not answer at all.
+    pub async fn measure_room(&self, limit: Duration) {
+        let Some(lane) = self.lanes.first() else { return };
+        let answers = async |http| {
+            let request = Request::get(&["v1", "status", "leader"], limit);
+            let title = self.title(&request);
+            let answer = self.limited(limit, &title, self.send(http, &title, request)).await;
+            answer.map_or_else(|failure| failure.status().is_some(), |_| true)
+        };
+        let multiplexes = answers(&lane.http).await;
+        if multiplexes || answers(&self.http).await {
+            self.multiplexes.send_if_modified(|before| std::mem::replace(before, multiplexes) != multiplexes);
+        }
     }
 
     /// For answers whose body says nothing.
@@ -244,7 +264,7 @@ impl Client {
         let title = self.title(&request);
         self.limited(limit, &title, async {
             let permit = self.permits.acquire().await;
-            let answer = self.send(&title, request).await;
+            let answer = self.send(&self.http, &title, request).await;
             drop(permit);
             answer
         })
@@ -267,7 +287,7 @@ impl Client {
         format!("Consul at {}: {} /{}", self.name, request.method, request.path.join("/"))
     }
 
-    async fn send(&self, title: &str, request: Request<'_>) -> Result<Raw, Failure> {
+    async fn send(&self, http: &reqwest::Client, title: &str, request: Request<'_>) -> Result<Raw, Failure> {
         let lost = |error: reqwest::Error| Failure {
             request: title.to_owned(),
             kind: FailureKind::Lost(chain(&error.without_url())),
@@ -280,7 +300,7 @@ impl Client {
             url.query_pairs_mut().extend_pairs(&request.query);
         }
         let (or_null, or_unhealthy) = (request.or_null, request.or_unhealthy);
-        let mut builder = self.http.request(request.method, url);
+        let mut builder = http.request(request.method, url);
         if let Some(body) = &request.body {
             builder = builder.json(body);
         }
@@ -288,7 +308,8 @@ impl Client {
         let status = response.status();
         let headers = response.headers().clone();
         let body = response.bytes().await.map_err(lost)?;
-        let unhealthy = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let unhealthy =
+            matches!(status, StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
         if status == StatusCode::OK || (unhealthy && or_unhealthy && body.starts_with(b"{")) {
             return Ok(Raw { headers, body: body.to_vec() });
         }
@@ -317,6 +338,63 @@ impl Raw {
             filtered_by_acl: header("x-consul-results-filtered-by-acls") == Some("true"),
         })
     }
+}
+
+/// A client with everything but its protocol, what its URLs begin with, and its name for messages.
+fn builder(settings: &ConsulSettings) -> Result<(reqwest::ClientBuilder, Url, String), ViewError> {
+    // A proxy from the environment would be asked for the agent of this host.
+    let mut builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_max_idle_per_host(CONNECTIONS)
+        .user_agent(concat!("reeve/", env!("CARGO_PKG_VERSION")));
+    if let Some(token) = &settings.token {
+        let mut value = HeaderValue::from_str(token)
+            .map_err(|_| ViewError("consul.token has characters that no HTTP header can carry".to_owned()))?;
+        value.set_sensitive(true);
+        builder = builder.default_headers(HeaderMap::from_iter([(
+            reqwest::header::HeaderName::from_static("x-consul-token"),
+            value,
+        )]));
+    }
+    let (base, name) = match settings.address.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => {
+            builder = builder.unix_socket(Path::new(path));
+            (parse(&settings.address, "http://localhost/")?, settings.address.clone())
+        }
+        Some(_) => return Err(malformed(&settings.address, "the path of the socket must begin with /")),
+        None => {
+            let text = if settings.address.contains("://") {
+                settings.address.clone()
+            } else {
+                format!("http://{}", settings.address)
+            };
+            let base = parse(&settings.address, &text)?;
+            let host = base.host_str().ok_or_else(|| malformed(&settings.address, "it names no host"))?;
+            let port = base.port_or_known_default().unwrap_or_default();
+            let name = format!("{}://{host}:{port}", base.scheme());
+            (base, name)
+        }
+    };
+    let builder = match base.scheme() {
+        "https" => with_tls(builder, settings)?,
+        "http" => {
+            for (key, file) in
+                [("ca_file", &settings.ca_file), ("cert_file", &settings.cert_file), ("key_file", &settings.key_file)]
+            {
+                if file.is_some() {
+                    return Err(ViewError(format!(
+                        "consul.{key} is set, but consul.address {name} does not use TLS: write https://, or remove {key}"
+                    )));
+                }
+            }
+            // Without this, a host without CA files could not even speak plain HTTP.
+            builder.tls_certs_only([])
+        }
+        other => return Err(malformed(&settings.address, &format!("{other}:// is not http, https or unix"))),
+    };
+    Ok((builder, base, name))
 }
 
 fn with_tls(
@@ -452,5 +530,24 @@ mod tests {
         let mut bad = settings("http://127.0.0.1:8500");
         bad.token = Some("s3cret\n".to_owned());
         assert!(!refusal(&bad).contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_speaks_no_http2_gets_no_more_watches_than_connections() {
+        let fake = super::super::fake::Fake::start(|_| None).await;
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let closed = format!("http://{}", closed.expect("a free port"));
+        // One that is gone says nothing about what it speaks.
+        for (address, room) in [(&fake.address, WATCHES), (&closed, LANES * STREAMS)] {
+            let mut client = Client::new(&settings(address)).expect("an address");
+            // As by TLS, where it is found out by asking.
+            let http = reqwest::Client::builder().http2_prior_knowledge().tls_certs_only([]).build().expect("a client");
+            client.lanes = [Lane { http, streams: Semaphore::new(1) }].into();
+            client.multiplexes.send_replace(true);
+            let changes = client.room_changes();
+            client.measure_room(Duration::from_secs(10)).await;
+            assert_eq!(client.room(), room, "{address}");
+            assert_eq!(changes.has_changed().expect("the client is there"), room == WATCHES, "{address}");
+        }
     }
 }

@@ -78,6 +78,8 @@ pub(super) struct Memory {
     began: Option<Instant>,
     /// Since the last look began.
     written: Written,
+    /// What these writes are about.
+    writing: BTreeSet<Mark>,
     /// The last look believed what it did not read.
     believes: bool,
 }
@@ -99,6 +101,7 @@ impl Memory {
         });
         self.began = Some(now);
         self.written = Written::default();
+        self.writing.clear();
         self.believes = false;
         let marks = || self.marks.keys().cloned().collect();
         Begun { since: self.clock, kept: kept.map(|kept| (kept, marks())) }
@@ -171,9 +174,9 @@ impl Memory {
         }
     }
 
-    /// Writes of ours about this are under way: the next look reads it, whatever its watch tells until then.
+    /// We have written about this since the last look began: the next one reads it, whatever its watch tells until then.
     pub fn is_being_written(&self, key: &Key) -> bool {
-        !self.written.is_nothing() && mark_of(key).is_some_and(|mark| self.marks.contains_key(&mark))
+        mark_of(key).is_some_and(|mark| self.writing.contains(&mark))
     }
 
     /// A watch that was heard goes, or has failed.
@@ -192,7 +195,9 @@ impl Memory {
             self.mark(Mark::All);
         }
         for name in names {
-            self.mark(Mark::Service { name, datacenter: None });
+            let mark = Mark::Service { name, datacenter: None };
+            self.writing.insert(mark.clone());
+            self.mark(mark);
         }
     }
 }

@@ -32,10 +32,6 @@ impl Default for Written {
 }
 
 impl Written {
-    pub fn is_nothing(&self) -> bool {
-        matches!(self, Self::Registered(all) if all.is_empty())
-    }
-
     pub fn add(&mut self, registered: Option<&NewRegistration>) {
         match (&mut *self, registered) {
             (Self::Registered(all), Some(new)) => all.push(new.clone()),

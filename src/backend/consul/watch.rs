@@ -1,10 +1,10 @@
 //! Blocking queries that wake the loop. They carry no data: a pass looks for itself.
 //!
 //! One query for each service and datacenter that an upstream or a registration of ours names (whatever tag and filter:
-//! the service's index is the same for all), each on its own connection for up to a minute. Beyond `WATCHES` services,
-//! those of the local datacenter are watched by two queries on the whole catalog, which wake more often than needed, and
+//! the service's index is the same for all), each for up to a minute on its own connection, or by HTTP/2 on one that many share. Beyond what there is room
+//! for (`http`), those of the local datacenter are watched by two queries on the whole catalog, which wake more often than needed, and
 //! those of other datacenters by the full pass alone. What templates ask for is watched the same way: keys, nodes and
-//! lists have queries of their own, and beyond `WATCHES` one on all keys and one on all nodes stand for them.
+//! lists have queries of their own, and beyond that one on all keys and one on all nodes stand for them.
 //!
 //! A first answer always wakes: something may have changed between the last look and the start of the watch.
 
@@ -23,8 +23,6 @@ use super::wire::{self, Check, Entry};
 use crate::observed::{Dependency, Interest};
 use crate::world::{Wake, WakeSource};
 
-/// Connections that the watches may hold. Two controllers and everybody's own tools must fit into the agent's 200.
-const WATCHES: usize = 64;
 /// Consul adds up to a sixteenth of its own to what is asked for.
 const WAIT: Duration = Duration::from_secs(60);
 /// What a slow answer may take beyond the wait.
@@ -117,6 +115,7 @@ impl Consul {
     /// ends every query. Wakes: when something relevant changed, and when the agent or its leader comes or goes.
     pub async fn watch(&self, interest: Receiver<Interest>, wake: Wake) {
         let wake = move || wake(WakeSource::ConsulChange, Timestamp::now());
+        self.client.measure_room(LEADER_LIMIT).await;
         tokio::select! {
             () = self.watch_services(interest, wake.clone()) => {}
             () = self.watch_leader(wake) => {}
@@ -126,11 +125,15 @@ impl Consul {
     async fn watch_services(&self, mut interest: Receiver<Interest>, wake: impl Fn() + Clone + Send + 'static) {
         let mut own = self.own_names.subscribe();
         let mut asked = self.asked.subscribe();
+        let mut room = self.client.room_changes();
         let mut tasks = JoinSet::new();
         let mut running: BTreeMap<Key, AbortHandle> = BTreeMap::new();
         let mut keys_of: BTreeMap<Id, Key> = BTreeMap::new();
         loop {
-            let wanted = keys(&interest.borrow_and_update(), &own.borrow_and_update(), &asked.borrow_and_update());
+            room.mark_unchanged();
+            let free = self.client.room();
+            let wanted =
+                keys(&interest.borrow_and_update(), &own.borrow_and_update(), &asked.borrow_and_update(), free);
             running.retain(|key, task| {
                 let keep = wanted.contains(key);
                 if !keep {
@@ -151,6 +154,7 @@ impl Consul {
                 // Their senders live in `self`.
                 _ = own.changed() => {}
                 _ = asked.changed() => {}
+                _ = room.changed() => {}
                 Some(ended) = tasks.join_next_with_id() => {
                     let id = match ended {
                         Ok((id, ())) => id,
@@ -192,6 +196,7 @@ impl Consul {
             if before.replace(leader) != Some(leader) {
                 wake();
             }
+            self.client.measure_room(LEADER_LIMIT).await;
             tokio::time::sleep(if leader { WITH_LEADER } else { WITHOUT_LEADER }).await;
         }
     }
@@ -200,7 +205,7 @@ impl Consul {
 /// What can stand for many, and what it stands for.
 type StandIn = (fn(&Key) -> bool, &'static [Key]);
 
-fn keys(interest: &Interest, own: &BTreeSet<String>, asked: &BTreeSet<Dependency>) -> BTreeSet<Key> {
+fn keys(interest: &Interest, own: &BTreeSet<String>, asked: &BTreeSet<Dependency>, room: usize) -> BTreeSet<Key> {
     let mut keys: BTreeSet<Key> = interest
         .catalog
         .iter()
@@ -215,7 +220,7 @@ fn keys(interest: &Interest, own: &BTreeSet<String>, asked: &BTreeSet<Dependency
         (|key| matches!(key, Key::Node { .. }), &[Key::AnyNode, Key::AnyService]),
     ];
     for (stands_for, instead) in many {
-        if keys.len() <= WATCHES {
+        if keys.len() <= room {
             return keys;
         }
         let before = keys.len();
@@ -224,9 +229,9 @@ fn keys(interest: &Interest, own: &BTreeSet<String>, asked: &BTreeSet<Dependency
             keys.extend(instead.iter().cloned());
         }
     }
-    if keys.len() > WATCHES {
+    if keys.len() > room {
         let (local, remote): (BTreeSet<_>, BTreeSet<_>) = keys.into_iter().partition(Key::local);
-        let free = WATCHES.saturating_sub(local.len());
+        let free = room.saturating_sub(local.len());
         keys = local.into_iter().chain(remote.into_iter().take(free)).collect();
     }
     keys
@@ -416,6 +421,7 @@ fn backoff(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::http::WATCHES;
     use super::*;
     use crate::spec::Owner;
     use crate::spec::upstream::CatalogQuery;
@@ -440,7 +446,7 @@ mod tests {
     fn queries_of_one_service_and_its_registration_share_one_watch() {
         let interest =
             interest([query("web", Some("v1"), None), query("web", None, None), query("web", None, Some("b"))]);
-        let keys = keys(&interest, &BTreeSet::from(["web".to_owned()]), &BTreeSet::new());
+        let keys = keys(&interest, &BTreeSet::from(["web".to_owned()]), &BTreeSet::new(), WATCHES);
         assert_eq!(keys.len(), 2, "{keys:?}");
     }
 
@@ -448,9 +454,13 @@ mod tests {
     fn however_many_services_the_connections_are_bounded() {
         let many =
             (0..100).flat_map(|n| [query(&format!("s{n}"), None, None), query(&format!("s{n}"), None, Some("b"))]);
-        let keys = keys(&interest(many), &BTreeSet::new(), &BTreeSet::new());
-        assert!(keys.len() <= WATCHES, "{}", keys.len());
-        assert!(keys.contains(&Key::AnyService) && keys.contains(&Key::AnyCheck));
+        let many = interest(many);
+        let few = keys(&many, &BTreeSet::new(), &BTreeSet::new(), WATCHES);
+        assert!(few.len() <= WATCHES, "{}", few.len());
+        assert!(few.contains(&Key::AnyService) && few.contains(&Key::AnyCheck));
+        let each = keys(&many, &BTreeSet::new(), &BTreeSet::new(), 200);
+        assert_eq!(each.len(), 200, "where there is room each has its own");
+        assert!(!each.contains(&Key::AnyService));
     }
 
     #[test]
@@ -466,12 +476,12 @@ mod tests {
         let node = |n: usize| Dependency::Node { name: Some(format!("n{n}")), datacenter: None };
         let none = interest([]);
         let few: BTreeSet<Dependency> = (0..10).flat_map(|n| [service(n), key(n)]).collect();
-        assert_eq!(keys(&none, &BTreeSet::new(), &few).len(), 20);
+        assert_eq!(keys(&none, &BTreeSet::new(), &few, WATCHES).len(), 20);
         let services: BTreeSet<Dependency> = (0..1000).map(service).collect();
-        let watched = keys(&none, &BTreeSet::new(), &services);
+        let watched = keys(&none, &BTreeSet::new(), &services, WATCHES);
         assert_eq!(watched, BTreeSet::from([Key::AnyService, Key::AnyCheck]));
         let all: BTreeSet<Dependency> = (0..1000).flat_map(|n| [service(n), key(n), node(n)]).collect();
-        let watched = keys(&none, &BTreeSet::new(), &all);
+        let watched = keys(&none, &BTreeSet::new(), &all, WATCHES);
         assert_eq!(watched, BTreeSet::from([Key::AnyService, Key::AnyCheck, Key::AnyPair, Key::AnyNode]));
     }
 }

@@ -215,10 +215,13 @@ pub(super) struct Check {
 }
 
 /// What the agent tells of the health of one registration: of its checks, and of those of the node, but not their type (1.8.7).
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
 pub(super) struct ServiceHealth {
-    pub service: Service,
+    /// Without it, it is not the agent's answer, but that of something in front of it.
+    #[serde(rename = "AggregatedStatus")]
+    pub _status: String,
+    pub service: Option<Service>,
     #[serde(deserialize_with = "nullable")]
     pub checks: Vec<Check>,
 }

@@ -130,7 +130,9 @@ impl Memory {
             self.streaming && whole.scope == *scope && now.saturating_duration_since(whole.listed_at) < relist
         });
         let part = whole.zip(self.dirty.changes()).map(|(whole, mut changes)| {
-            changes.extend(self.restless(now));
+            let gone = |change: &Change| matches!(change, Change::Container(id) if changes.contains(&Change::Gone(id.clone())));
+            let restless: Vec<Change> = self.restless(now).filter(|change| !gone(change)).collect();
+            changes.extend(restless);
             (whole, changes)
         });
         (self.clock, part)

@@ -8,7 +8,6 @@
 
 mod balancer;
 mod catalog;
-mod counter;
 mod engine;
 mod fleet;
 mod floor;

@@ -16,7 +16,19 @@ pub struct Agent {
     pub keeps_state: bool,
     /// Checks may be programs.
     pub runs_scripts: bool,
+    pub tls: Option<Tls>,
     process: Option<Child>,
+}
+
+pub struct Tls {
+    pub port: u16,
+    folder: PathBuf,
+}
+
+impl Tls {
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("consul-agent-ca.pem")
+    }
 }
 
 impl Drop for Agent {
@@ -34,8 +46,21 @@ impl Agent {
             folder: folder.to_owned(),
             keeps_state: false,
             runs_scripts: false,
+            tls: None,
             process: None,
         }
+    }
+
+    /// It is to be asked by TLS, too, on this port, with a certificate that is made for it.
+    pub fn use_tls(&mut self, port: u16) {
+        let folder = self.folder.join("tls");
+        std::fs::create_dir(&folder).expect("a folder");
+        for arguments in [&["ca", "create"][..], &["cert", "create", "-server", "-dc", "dc1"]] {
+            let made = Command::new("consul").arg("tls").args(arguments).current_dir(&folder).output();
+            let made = made.expect("`consul` is on PATH");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        }
+        self.tls = Some(Tls { port, folder });
     }
 
     /// Starts it, with an empty state unless it keeps its own (`-dev` has nothing on disk), and waits until it has a leader.
@@ -53,6 +78,12 @@ impl Agent {
         let mut arguments = vec!["agent"];
         if self.runs_scripts {
             config["enable_script_checks"] = json!(true);
+        }
+        if let Some(tls) = &self.tls {
+            config["ports"]["https"] = json!(tls.port);
+            config["ca_file"] = json!(tls.ca());
+            config["cert_file"] = json!(tls.folder.join("dc1-server-consul-0.pem"));
+            config["key_file"] = json!(tls.folder.join("dc1-server-consul-0-key.pem"));
         }
         if self.keeps_state {
             config["server"] = json!(true);
@@ -87,6 +118,10 @@ impl Agent {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+
+    pub fn node(&self) -> &str {
+        &self.node
     }
 
     pub fn api(&self) -> Api {

@@ -1,4 +1,5 @@
-//! A proxy in front of Consul that counts the requests and the connections which are open at once.
+//! A proxy in front of Consul that counts the requests and the connections which are open at once. What goes through it by
+//! TLS has no requests that it could count.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod counter;
 pub mod docker;
 pub mod engine;
 pub mod golden;

@@ -46,6 +46,11 @@ impl Ports {
         [self.base + 2, self.base + 3, self.base + 4, self.base + 5]
     }
 
+    /// Consul's HTTPS.
+    pub fn consul_tls(&self) -> u16 {
+        self.base + 6
+    }
+
     /// For the upstreams' `listen`, from 0 on.
     pub fn listen(&self, number: u16) -> u16 {
         assert!(number < 8, "the block has 8 ports to listen on");

@@ -116,12 +116,13 @@ impl Site {
             self.docker_host.as_ref().map(|host| format!("docker: {{ host: \"{host}\" }}\n")).unwrap_or_default();
         let text = format!(
             "node: {node}\nspec: [{folder}/spec.yaml]\ndirectory: {folder}/state\n{docker}\
-             consul: {{ address: \"http://127.0.0.1:{consul}\" }}\n\
+             consul: {{ address: \"{consul}\"{ca} }}\n\
              nginx:\n  binary: {binary}\n  config: {config}\n  start: {start}\n  probe: 127.0.0.1:{probe}\n\
              \x20 endpoints: {endpoints}\n\
              http: {{ listen: \"127.0.0.1:{http}\" }}\nlock: {folder}/<project>.lock\n{more}",
             node = self.node,
-            consul = self.ports.consul()[0],
+            consul = self.consul_address(self.consul_port()),
+            ca = self.agent.tls.as_ref().map(|tls| format!(", ca_file: {}", tls.ca().display())).unwrap_or_default(),
             binary = self.nginx_binary,
             config = self.nginx.config().display(),
             start = self.nginx_start,
@@ -140,27 +141,39 @@ impl Site {
         self.write_settings();
     }
 
+    /// The agent is asked by TLS.
+    pub fn use_tls(&mut self) {
+        self.agent.kill();
+        self.agent.use_tls(self.ports.consul_tls());
+        self.agent.start();
+        self.write_settings();
+    }
+
+    /// On which reeve asks it.
+    pub fn consul_port(&self) -> u16 {
+        self.agent.tls.as_ref().map_or(self.ports.consul()[0], |tls| tls.port)
+    }
+
+    fn consul_address(&self, port: u16) -> String {
+        format!("http{}://127.0.0.1:{port}", if self.agent.tls.is_some() { "s" } else { "" })
+    }
+
+    /// Not on its own port, but on that of a proxy before it.
+    pub fn ask_consul_through(&self, port: u16) {
+        let text = fs::read_to_string(self.settings()).expect("the settings");
+        let text = text.replace(&self.consul_address(self.consul_port()), &self.consul_address(port));
+        fs::write(self.settings(), text).expect("the settings are written");
+    }
+
     pub fn lock_file(&self) -> PathBuf {
         self.folder().join(format!("{}.lock", self.project))
     }
 
     /// As an editor does it: the whole file, at once.
     pub fn write_spec(&self, spec: &impl ToString) {
-        self.prepare_spec(spec);
-        self.move_spec_in();
-    }
-
-    /// Beside the one in force.
-    pub fn prepare_spec(&self, spec: &impl ToString) {
-        fs::write(self.prepared(), spec.to_string()).expect("the spec is written");
-    }
-
-    pub fn move_spec_in(&self) {
-        fs::rename(self.prepared(), self.spec()).expect("the spec is put in place");
-    }
-
-    fn prepared(&self) -> PathBuf {
-        self.folder().join("spec.yaml.new")
+        let new = self.folder().join("spec.yaml.new");
+        fs::write(&new, spec.to_string()).expect("the spec is written");
+        fs::rename(new, self.spec()).expect("the spec is put in place");
     }
 
     pub fn reeve(&self, arguments: &[&str]) -> Outcome {

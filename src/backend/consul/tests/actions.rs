@@ -62,6 +62,18 @@ async fn what_is_not_ours_is_never_written_to() {
 }
 
 #[tokio::test]
+async fn what_stands_before_an_agent_and_answers_for_it_says_nothing_of_a_registration() {
+    for (status, body) in [(503, r#"{"message":"no healthy upstream"}"#), (429, "{}"), (404, "<html>"), (503, "")] {
+        let fake = Fake::start(move |asked| (asked.line == RECORD_WITH_HEALTH).then_some(Reply::Status(status, body)));
+        let drain = ConsulAction::Drain { id: ID.to_owned(), reason: "reeve: replaced".to_owned() };
+        let error = fake.await.consul().execute(&drain).await.expect_err("it is not the agent's answer");
+        let gone =
+            matches!(&error, ActionError::Conflict(text) if text.contains("any more") || text.contains("belongs"));
+        assert!(!gone, "{status} {body}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn what_nobody_marked_is_adopted_with_its_state_and_what_is_marked_is_not() {
     let mut wanted = new_registration();
     wanted.health = false;
