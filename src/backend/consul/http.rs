@@ -13,7 +13,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::settings::ConsulSettings;
 use crate::world::ViewError;
@@ -29,6 +29,8 @@ pub(super) const WATCHES: usize = 64;
 /// With it: connections, and requests under way on one (an agent's own limit is 250).
 const LANES: usize = 8;
 const STREAMS: usize = 200;
+/// First answers of watches at once.
+const FIRST_ANSWERS: usize = 16;
 /// A connection that a network swallowed looks like watches that wait.
 const STILL_THERE: Duration = Duration::from_secs(20);
 const STILL_THERE_LIMIT: Duration = Duration::from_secs(10);
@@ -42,6 +44,7 @@ pub(super) struct Client {
     /// For messages: without credentials.
     name: Arc<str>,
     permits: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     /// None without TLS.
     lanes: Arc<[Lane]>,
     /// The agent speaks HTTP/2.
@@ -193,7 +196,8 @@ impl Client {
         let lanes = lanes.collect::<Result<Arc<[Lane]>, ViewError>>()?;
         let multiplexes = tokio::sync::watch::Sender::new(false);
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        Ok(Self { http, base, name: name.into(), permits, lanes, multiplexes })
+        let turns = Arc::new(Semaphore::new(FIRST_ANSWERS));
+        Ok(Self { http, base, name: name.into(), permits, turns, lanes, multiplexes })
     }
 
     /// `http://127.0.0.1:8500`, for messages.
@@ -205,9 +209,10 @@ impl Client {
     pub async fn json<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<Answer<T>, Failure> {
         let limit = request.limit;
         let title = self.title(&request);
+        let prepared = self.prepared(&self.http, request);
         self.limited(limit, &title, async {
             let permit = self.permits.acquire().await;
-            let answer = self.send(&self.http, &title, request).await;
+            let answer = prepared.send(&title).await;
             drop(permit);
             answer
         })
@@ -221,20 +226,34 @@ impl Client {
         let limit = request.limit;
         let title = self.title(&request);
         let free = self.lanes.iter().find(|lane| lane.streams.available_permits() > 0).or(self.lanes.last());
-        let lane = free.filter(|_| *self.multiplexes.borrow());
+        let lane = free.filter(|_| self.multiplexes());
+        let prepared = self.prepared(lane.map_or(&self.http, |lane| &lane.http), request);
         let answer = self.limited(limit, &title, async {
-            let Some(lane) = lane else { return self.send(&self.http, &title, request).await };
-            let stream = lane.streams.acquire().await;
-            let answer = self.send(&lane.http, &title, request).await;
+            let stream = match lane {
+                Some(lane) => lane.streams.acquire().await.ok(),
+                None => None,
+            };
+            let answer = prepared.send(&title).await;
             drop(stream);
             answer
         });
         answer.await.and_then(|raw| raw.decode(&title))
     }
 
+    /// What a watch waits for before its first answer, which comes at once and is as long as all that there is: read at the
+    /// same time, those of a thousand would need the memory of all.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    /// Many watches share a connection, and it is seen when that is lost.
+    pub fn multiplexes(&self) -> bool {
+        *self.multiplexes.borrow()
+    }
+
     /// Watches that may be under way at once.
     pub fn room(&self) -> usize {
-        if *self.multiplexes.borrow() { LANES * STREAMS } else { WATCHES }
+        if self.multiplexes() { LANES * STREAMS } else { WATCHES }
     }
 
     /// Tells when the room has become another one.
@@ -249,7 +268,7 @@ impl Client {
         let answers = async |http| {
             let request = Request::get(&["v1", "status", "leader"], limit);
             let title = self.title(&request);
-            let answer = self.limited(limit, &title, self.send(http, &title, request)).await;
+            let answer = self.limited(limit, &title, self.prepared(http, request).send(&title)).await;
             answer.map_or_else(|failure| failure.status().is_some(), |_| true)
         };
         let multiplexes = answers(&lane.http).await;
@@ -262,9 +281,10 @@ impl Client {
     pub async fn done(&self, request: Request<'_>) -> Result<(), Failure> {
         let limit = request.limit;
         let title = self.title(&request);
+        let prepared = self.prepared(&self.http, request);
         self.limited(limit, &title, async {
             let permit = self.permits.acquire().await;
-            let answer = self.send(&self.http, &title, request).await;
+            let answer = prepared.send(&title).await;
             drop(permit);
             answer
         })
@@ -287,11 +307,7 @@ impl Client {
         format!("Consul at {}: {} /{}", self.name, request.method, request.path.join("/"))
     }
 
-    async fn send(&self, http: &reqwest::Client, title: &str, request: Request<'_>) -> Result<Raw, Failure> {
-        let lost = |error: reqwest::Error| Failure {
-            request: title.to_owned(),
-            kind: FailureKind::Lost(chain(&error.without_url())),
-        };
+    fn prepared(&self, http: &reqwest::Client, request: Request<'_>) -> Prepared {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(request.path);
@@ -299,11 +315,28 @@ impl Client {
         if !request.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&request.query);
         }
-        let (or_null, or_unhealthy) = (request.or_null, request.or_unhealthy);
         let mut builder = http.request(request.method, url);
         if let Some(body) = &request.body {
             builder = builder.json(body);
         }
+        Prepared { builder, or_null: request.or_null, or_unhealthy: request.or_unhealthy }
+    }
+}
+
+/// A request with nothing that only its making needs: a thousand of them wait at once.
+struct Prepared {
+    builder: reqwest::RequestBuilder,
+    or_null: bool,
+    or_unhealthy: bool,
+}
+
+impl Prepared {
+    async fn send(self, title: &str) -> Result<Raw, Failure> {
+        let lost = |error: reqwest::Error| Failure {
+            request: title.to_owned(),
+            kind: FailureKind::Lost(chain(&error.without_url())),
+        };
+        let Self { builder, or_null, or_unhealthy } = self;
         let response = builder.send().await.map_err(lost)?;
         let status = response.status();
         let headers = response.headers().clone();

@@ -1,7 +1,7 @@
 //! Blocking queries that wake the loop. They carry no data: a pass looks for itself.
 //!
 //! One query for each service and datacenter that an upstream or a registration of ours names (whatever tag and filter:
-//! the service's index is the same for all), each for up to a minute on its own connection, or by HTTP/2 on one that many share. Beyond what there is room
+//! the service's index is the same for all), each on its own connection for up to a minute, or by HTTP/2 on one that many share. Beyond what there is room
 //! for (`http`), those of the local datacenter are watched by two queries on the whole catalog, which wake more often than needed, and
 //! those of other datacenters by the full pass alone. What templates ask for is watched the same way: keys, nodes and
 //! lists have queries of their own, and beyond that one on all keys and one on all nodes stand for them.
@@ -25,6 +25,9 @@ use crate::world::{Wake, WakeSource};
 
 /// Consul adds up to a sixteenth of its own to what is asked for.
 const WAIT: Duration = Duration::from_secs(60);
+/// The same where a connection of many watches is asked whether it is still there: so many answers, each as long as its
+/// service, would be read every minute for nothing (seen: 9 MB for 1,000 services). Consul waits for ten minutes at most.
+const LONG_WAIT: Duration = Duration::from_secs(9 * 60);
 /// What a slow answer may take beyond the wait.
 const SLACK: Duration = Duration::from_secs(5);
 /// Between two answers of one query; doubled, up to the last, while answers come at once and bring nothing new.
@@ -276,9 +279,19 @@ async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
     let mut failures = 0_u32;
     let mut rest = pause;
     loop {
-        let wait = WAIT.mul_f64(0.9 + 0.2 * fastrand::f64());
+        let wait = match index {
+            // It comes at once.
+            0 => Duration::ZERO,
+            _ if client.multiplexes() => LONG_WAIT,
+            _ => WAIT,
+        };
+        let wait = wait.mul_f64(0.9 + 0.2 * fastrand::f64());
+        // A datacenter that does not answer keeps nothing local waiting.
+        let turn = if index == 0 && key.local() { client.turn().await } else { None };
         let asked = Instant::now();
-        match facts_of(client, &key, index, wait).await {
+        let heard = facts_of(client, &key, index, wait).await;
+        drop(turn);
+        match heard {
             Ok(Heard { index: next, facts: now, instances }) => {
                 let news = facts.replace(now) != Some(now);
                 if news || failures > 0 {
