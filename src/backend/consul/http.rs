@@ -15,6 +15,7 @@ use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::lanes::{LANES, Lane, Lanes, WATCHES};
 use crate::settings::ConsulSettings;
 use crate::world::ViewError;
 
@@ -23,17 +24,8 @@ use crate::world::ViewError;
 const CONNECTIONS: usize = 16;
 /// An agent on this host answers the handshake at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Watches under way at once, without HTTP/2 each on a connection of its own. Two controllers and everybody's own tools must
-/// fit into the agent's 200.
-pub(super) const WATCHES: usize = 64;
-/// With it: connections, and requests under way on one (an agent's own limit is 250).
-const LANES: usize = 8;
-const STREAMS: usize = 200;
 /// First answers of watches at once.
 const FIRST_ANSWERS: usize = 16;
-/// A connection that a network swallowed looks like watches that wait.
-const STILL_THERE: Duration = Duration::from_secs(20);
-const STILL_THERE_LIMIT: Duration = Duration::from_secs(10);
 /// Consul answers errors with a line; a proxy in front of it may answer a page.
 const LONGEST_BODY_IN_A_MESSAGE: usize = 300;
 
@@ -45,16 +37,7 @@ pub(super) struct Client {
     name: Arc<str>,
     permits: Arc<Semaphore>,
     turns: Arc<Semaphore>,
-    /// None without TLS.
-    lanes: Arc<[Lane]>,
-    /// The agent speaks HTTP/2.
-    multiplexes: tokio::sync::watch::Sender<bool>,
-}
-
-/// One connection for many watches.
-struct Lane {
-    http: reqwest::Client,
-    streams: Semaphore,
+    lanes: Lanes,
 }
 
 /// One request, before it is sent.
@@ -177,27 +160,16 @@ impl Client {
         // reqwest panics in `build` without a provider; a second installation is refused, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let (plain, base, name) = builder(settings)?;
-        let build = |builder: reqwest::ClientBuilder| {
-            let built = builder.build();
+        fn named<T>(built: reqwest::Result<T>, name: &str) -> Result<T, ViewError> {
             built.map_err(|error| ViewError(format!("no client for Consul at {name}: {}", chain(&error))))
-        };
-        let http = build(plain.http1_only())?;
+        }
+        let http = named(plain.http1_only().build(), &name)?;
         let lanes = if base.scheme() == "https" { LANES } else { 0 };
-        let lanes = (0..lanes).map(|_| {
-            let (lane, ..) = builder(settings)?;
-            // Of its own pool, and never by HTTP/1: then each of its watches would take a connection.
-            let lane = lane
-                .http2_prior_knowledge()
-                .http2_adaptive_window(true)
-                .http2_keep_alive_interval(STILL_THERE)
-                .http2_keep_alive_timeout(STILL_THERE_LIMIT);
-            Ok(Lane { http: build(lane)?, streams: Semaphore::new(STREAMS) })
-        });
-        let lanes = lanes.collect::<Result<Arc<[Lane]>, ViewError>>()?;
-        let multiplexes = tokio::sync::watch::Sender::new(false);
+        let lanes = (0..lanes).map(|_| named(Lane::new(builder(settings)?.0), &name));
+        let lanes = Lanes::new(lanes.collect::<Result<_, ViewError>>()?);
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let turns = Arc::new(Semaphore::new(FIRST_ANSWERS));
-        Ok(Self { http, base, name: name.into(), permits, turns, lanes, multiplexes })
+        Ok(Self { http, base, name: name.into(), permits, turns, lanes })
     }
 
     /// `http://127.0.0.1:8500`, for messages.
@@ -221,12 +193,11 @@ impl Client {
     }
 
     /// As `json`, for a blocking query: it holds its connection, or its part of one, for a minute, so the caller bounds how
-    /// many there are (`room`).
+    /// many there are (`lanes`).
     pub async fn watch<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<Answer<T>, Failure> {
         let limit = request.limit;
         let title = self.title(&request);
-        let free = self.lanes.iter().find(|lane| lane.streams.available_permits() > 0).or(self.lanes.last());
-        let lane = free.filter(|_| self.multiplexes());
+        let lane = self.lanes.free();
         let prepared = self.prepared(lane.map_or(&self.http, |lane| &lane.http), request);
         let answer = self.limited(limit, &title, async {
             let stream = match lane {
@@ -246,34 +217,34 @@ impl Client {
         self.turns.acquire().await.ok()
     }
 
-    /// Many watches share a connection, and it is seen when that is lost.
-    pub fn multiplexes(&self) -> bool {
-        *self.multiplexes.borrow()
-    }
-
-    /// Watches that may be under way at once.
-    pub fn room(&self) -> usize {
-        if self.multiplexes() { LANES * STREAMS } else { WATCHES }
-    }
-
-    /// Tells when the room has become another one.
-    pub fn room_changes(&self) -> tokio::sync::watch::Receiver<bool> {
-        self.multiplexes.subscribe()
+    /// Of watches.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     /// Finds out how much room there is: what stands in front of the agent may be something else than before. Nothing is
     /// concluded while it does not answer at all.
     pub async fn measure_room(&self, limit: Duration) {
-        let Some(lane) = self.lanes.first() else { return };
+        let Some(lane) = self.lanes.asked() else { return };
         let answers = async |http| {
             let request = Request::get(&["v1", "status", "leader"], limit);
             let title = self.title(&request);
             let answer = self.limited(limit, &title, self.prepared(http, request).send(&title)).await;
             answer.map_or_else(|failure| failure.status().is_some(), |_| true)
         };
-        let multiplexes = answers(&lane.http).await;
-        if multiplexes || answers(&self.http).await {
-            self.multiplexes.send_if_modified(|before| std::mem::replace(before, multiplexes) != multiplexes);
+        let mut multiplexes = answers(&lane.http).await;
+        if !multiplexes {
+            if !answers(&self.http).await {
+                return;
+            }
+            // It may have come back between the two.
+            multiplexes = answers(&lane.http).await;
+        }
+        if self.lanes.found(multiplexes) {
+            tracing::warn!(
+                consul = %self.name,
+                "it does not take watches by HTTP/2 any more: up to {WATCHES} services are watched each by itself, more of them as one"
+            );
         }
     }
 
@@ -571,16 +542,17 @@ mod tests {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let closed = format!("http://{}", closed.expect("a free port"));
         // One that is gone says nothing about what it speaks.
-        for (address, room) in [(&fake.address, WATCHES), (&closed, LANES * STREAMS)] {
+        for (address, refuses) in [(&fake.address, true), (&closed, false)] {
             let mut client = Client::new(&settings(address)).expect("an address");
             // As by TLS, where it is found out by asking.
-            let http = reqwest::Client::builder().http2_prior_knowledge().tls_certs_only([]).build().expect("a client");
-            client.lanes = [Lane { http, streams: Semaphore::new(1) }].into();
-            client.multiplexes.send_replace(true);
-            let changes = client.room_changes();
+            let lane = Lane::new(reqwest::Client::builder().tls_certs_only([])).expect("a client");
+            client.lanes = Lanes::new(vec![lane]);
+            client.lanes.found(true);
+            let changes = client.lanes.changes();
             client.measure_room(Duration::from_secs(10)).await;
-            assert_eq!(client.room(), room, "{address}");
-            assert_eq!(changes.has_changed().expect("the client is there"), room == WATCHES, "{address}");
+            assert_eq!(client.lanes.room() == WATCHES, refuses, "{address}");
+            assert_eq!(changes.has_changed().expect("the client is there"), refuses, "{address}");
+            assert_eq!(client.lanes.asked().is_none(), refuses, "{address}: it is not tried again for a while");
         }
     }
 }

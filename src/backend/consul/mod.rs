@@ -1,6 +1,6 @@
 //! The consul backend: one thin client of the local agent's HTTP API.
 //!
-//! - `http`: address, TLS, token, limits, failures in words
+//! - `http`: address, TLS, token, limits, failures in words; `lanes`: how many watches, and on which connections
 //! - `wire`: Consul's JSON, and the way to `observed`'s words
 //! - `view`: one look at the agent and the catalog; `kept`, `again`: at what has changed alone; `registered`: after
 //!   registrations of our own
@@ -21,6 +21,7 @@ mod execute;
 mod fake;
 mod http;
 mod kept;
+mod lanes;
 mod memory;
 mod registered;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! One query for each service and datacenter that an upstream or a registration of ours names (whatever tag and filter:
 //! the service's index is the same for all), each on its own connection for up to a minute, or by HTTP/2 on one that many share. Beyond what there is room
-//! for (`http`), those of the local datacenter are watched by two queries on the whole catalog, which wake more often than needed, and
+//! for (`lanes`), those of the local datacenter are watched by two queries on the whole catalog, which wake more often than needed, and
 //! those of other datacenters by the full pass alone. What templates ask for is watched the same way: keys, nodes and
 //! lists have queries of their own, and beyond that one on all keys and one on all nodes stand for them.
 //!
@@ -128,13 +128,13 @@ impl Consul {
     async fn watch_services(&self, mut interest: Receiver<Interest>, wake: impl Fn() + Clone + Send + 'static) {
         let mut own = self.own_names.subscribe();
         let mut asked = self.asked.subscribe();
-        let mut room = self.client.room_changes();
+        let mut room = self.client.lanes().changes();
         let mut tasks = JoinSet::new();
         let mut running: BTreeMap<Key, AbortHandle> = BTreeMap::new();
         let mut keys_of: BTreeMap<Id, Key> = BTreeMap::new();
         loop {
             room.mark_unchanged();
-            let free = self.client.room();
+            let free = self.client.lanes().room();
             let wanted =
                 keys(&interest.borrow_and_update(), &own.borrow_and_update(), &asked.borrow_and_update(), free);
             running.retain(|key, task| {
@@ -282,7 +282,7 @@ async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
         let wait = match index {
             // It comes at once.
             0 => Duration::ZERO,
-            _ if client.multiplexes() => LONG_WAIT,
+            _ if client.lanes().multiplex() => LONG_WAIT,
             _ => WAIT,
         };
         let wait = wait.mul_f64(0.9 + 0.2 * fastrand::f64());
@@ -434,7 +434,7 @@ fn backoff(failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::http::WATCHES;
+    use super::super::lanes::WATCHES;
     use super::*;
     use crate::spec::Owner;
     use crate::spec::upstream::CatalogQuery;
