@@ -322,8 +322,8 @@ impl Consul {
         }
     }
 
-    /// Our record with its checks, which it alone has in view: to find them among all of the agent's costs as much as there
-    /// are, for each of two hundred that drain (seen: half a second of Consul's processor time). Gone and foreign are conflicts.
+    /// Our record with its checks. To find them among all of the agent's costs as much as there are (seen: the clocks of 200
+    /// that drain were started in 0.4 s so, and in 0.15 by this). Gone and foreign are conflicts.
     async fn own(&self, id: &str) -> Result<Record, ActionError> {
         let path = ["v1", "agent", "health", "service", "id", id];
         let request = Request::get(&path, LIMIT).or_unhealthy();
