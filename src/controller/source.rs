@@ -102,10 +102,10 @@ impl SpecSource {
         self.judge(seen)
     }
 
-    /// Reads the files, which looked so before.
+    /// `seen`: how the files looked before they are read.
     fn judge(&mut self, seen: Fingerprint) -> SpecChange {
         let again = seen == self.judged;
-        let change = self.read_again(seen, again);
+        let change = self.read_files(seen, again);
         let line = match &change {
             SpecChange::Invalid { line, .. } => line,
             SpecChange::None => return change,
@@ -121,7 +121,7 @@ impl SpecSource {
     }
 
     /// `again`: without any change of the files that it was made of.
-    fn read_again(&mut self, seen: Fingerprint, again: bool) -> SpecChange {
+    fn read_files(&mut self, seen: Fingerprint, again: bool) -> SpecChange {
         self.judged.clone_from(&seen);
         match load(&self.options) {
             Ok(loaded) if loaded.spec.project != self.spec.project => {

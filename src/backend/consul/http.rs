@@ -15,7 +15,7 @@ use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::lanes::{LANES, Lane, Lanes, WATCHES};
+use super::lanes::{Lanes, WATCHES};
 use crate::settings::ConsulSettings;
 use crate::world::ViewError;
 
@@ -160,13 +160,11 @@ impl Client {
         // reqwest panics in `build` without a provider; a second installation is refused, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let (plain, base, name) = builder(settings)?;
-        fn named<T>(built: reqwest::Result<T>, name: &str) -> Result<T, ViewError> {
-            built.map_err(|error| ViewError(format!("no client for Consul at {name}: {}", chain(&error))))
-        }
-        let http = named(plain.http1_only().build(), &name)?;
-        let lanes = if base.scheme() == "https" { LANES } else { 0 };
-        let lanes = (0..lanes).map(|_| named(Lane::new(builder(settings)?.0), &name));
-        let lanes = Lanes::new(lanes.collect::<Result<_, ViewError>>()?);
+        let http = plain.http1_only().build();
+        let http = http.map_err(|error| ViewError(format!("no client for Consul at {name}: {}", chain(&error))))?;
+        let again = (base.scheme() == "https").then(|| settings.clone());
+        // The same settings have just made one.
+        let lanes = Lanes::new(Arc::new(move || builder(again.as_ref()?).ok().map(|(builder, ..)| builder)));
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let turns = Arc::new(Semaphore::new(FIRST_ANSWERS));
         Ok(Self { http, base, name: name.into(), permits, turns, lanes })
@@ -192,16 +190,16 @@ impl Client {
         .and_then(|raw| raw.decode(&title))
     }
 
-    /// As `json`, for a blocking query: it holds its connection, or its part of one, for a minute, so the caller bounds how
+    /// As `json`, for a blocking query: it holds its connection, or its part of one, for minutes, so the caller bounds how
     /// many there are (`lanes`).
     pub async fn watch<T: DeserializeOwned>(&self, request: Request<'_>) -> Result<Answer<T>, Failure> {
         let limit = request.limit;
         let title = self.title(&request);
         let lane = self.lanes.free();
-        let prepared = self.prepared(lane.map_or(&self.http, |lane| &lane.http), request);
+        let prepared = self.prepared(lane.map_or(&self.http, |(http, _)| http), request);
         let answer = self.limited(limit, &title, async {
             let stream = match lane {
-                Some(lane) => lane.streams.acquire().await.ok(),
+                Some((_, streams)) => streams.acquire().await.ok(),
                 None => None,
             };
             let answer = prepared.send(&title).await;
@@ -232,18 +230,19 @@ impl Client {
             let answer = self.limited(limit, &title, self.prepared(http, request).send(&title)).await;
             answer.map_or_else(|failure| failure.status().is_some(), |_| true)
         };
-        let mut multiplexes = answers(&lane.http).await;
+        let mut multiplexes = answers(lane).await;
         if !multiplexes {
             if !answers(&self.http).await {
                 return;
             }
             // It may have come back between the two.
-            multiplexes = answers(&lane.http).await;
+            multiplexes = answers(lane).await;
         }
         if self.lanes.found(multiplexes) {
             tracing::warn!(
                 consul = %self.name,
-                "it does not take watches by HTTP/2 any more: up to {WATCHES} services are watched each by itself, more of them as one"
+                "it does not take watches by HTTP/2 any more: up to {WATCHES} services are watched each by itself, more of \
+                 them as one"
             );
         }
     }
@@ -545,8 +544,7 @@ mod tests {
         for (address, refuses) in [(&fake.address, true), (&closed, false)] {
             let mut client = Client::new(&settings(address)).expect("an address");
             // As by TLS, where it is found out by asking.
-            let lane = Lane::new(reqwest::Client::builder().tls_certs_only([])).expect("a client");
-            client.lanes = Lanes::new(vec![lane]);
+            client.lanes = Lanes::new(Arc::new(|| Some(reqwest::Client::builder().tls_certs_only([]))));
             client.lanes.found(true);
             let changes = client.lanes.changes();
             client.measure_room(Duration::from_secs(10)).await;

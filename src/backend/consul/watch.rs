@@ -1,10 +1,11 @@
 //! Blocking queries that wake the loop. They carry no data: a pass looks for itself.
 //!
 //! One query for each service and datacenter that an upstream or a registration of ours names (whatever tag and filter:
-//! the service's index is the same for all), each on its own connection for up to a minute, or by HTTP/2 on one that many share. Beyond what there is room
-//! for (`lanes`), those of the local datacenter are watched by two queries on the whole catalog, which wake more often than needed, and
-//! those of other datacenters by the full pass alone. What templates ask for is watched the same way: keys, nodes and
-//! lists have queries of their own, and beyond that one on all keys and one on all nodes stand for them.
+//! the service's index is the same for all), each on its own connection for up to a minute, or by HTTP/2 on one that many
+//! share. Beyond what there is room for (`lanes`), those of the local datacenter are watched by two queries on the whole
+//! catalog, which wake more often than needed, and those of other datacenters by the full pass alone. What templates ask
+//! for is watched the same way: keys, nodes and lists have queries of their own, and beyond that one on all keys and one on
+//! all nodes stand for them.
 //!
 //! A first answer always wakes: something may have changed between the last look and the start of the watch.
 
@@ -133,7 +134,6 @@ impl Consul {
         let mut running: BTreeMap<Key, AbortHandle> = BTreeMap::new();
         let mut keys_of: BTreeMap<Id, Key> = BTreeMap::new();
         loop {
-            room.mark_unchanged();
             let free = self.client.lanes().room();
             let wanted =
                 keys(&interest.borrow_and_update(), &own.borrow_and_update(), &asked.borrow_and_update(), free);
@@ -157,7 +157,8 @@ impl Consul {
                 // Their senders live in `self`.
                 _ = own.changed() => {}
                 _ = asked.changed() => {}
-                _ = room.changed() => {}
+                // Each begins anew by the other way: one that waits behind others for its turn would tell nothing.
+                _ = room.changed() => std::mem::take(&mut running).into_values().for_each(|task| task.abort()),
                 Some(ended) = tasks.join_next_with_id() => {
                     let id = match ended {
                         Ok((id, ())) => id,
@@ -180,8 +181,8 @@ impl Consul {
         }
     }
 
-    /// Rests while a pass writes about what this watches: the look that follows reads it anyhow, and so each answer before that
-    /// is for nothing. (Seen: up to 16 a second while 200 instances left, each with all that were there still.)
+    /// Rests while a pass writes about what this watches: the look that follows reads it anyhow, and so each answer before
+    /// that is for nothing. (Seen: up to 16 a second while 200 instances left, each with all that were there still.)
     async fn while_written(&self, key: &Key) {
         let mut looks = self.looks.subscribe();
         if self.keeping(|memory| memory.is_being_written(key)) {
@@ -199,7 +200,9 @@ impl Consul {
             if before.replace(leader) != Some(leader) {
                 wake();
             }
-            self.client.measure_room(LEADER_LIMIT).await;
+            if leader {
+                self.client.measure_room(LEADER_LIMIT).await;
+            }
             tokio::time::sleep(if leader { WITH_LEADER } else { WITHOUT_LEADER }).await;
         }
     }

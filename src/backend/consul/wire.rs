@@ -214,7 +214,8 @@ pub(super) struct Check {
     pub kind: String,
 }
 
-/// What the agent tells of the health of one registration: of its checks, and of those of the node, but not their type (1.8.7).
+/// What the agent tells of the health of one registration: of its checks, and of those of the node, but not their type
+/// (1.8.7).
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct ServiceHealth {
