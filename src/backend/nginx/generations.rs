@@ -10,6 +10,7 @@
 //!                             /secret.conf      of the same: who may set them in the running nginx (0600)
 //!                             /unchecked        until nginx has accepted it: a crash before that leaves nothing to trust
 //!                             /rejected         nginx's message, when it has refused it
+//!                        .spare/files/*.conf    of one that was removed and had very many
 //! ```
 //!
 //! A generation is written as a whole and never changed, but for `endpoints`. It must not ask nginx anything: that is `mod`'s.
@@ -26,6 +27,7 @@ use sha2::{Digest, Sha256};
 
 use super::files::Files;
 use super::lua;
+use super::spare::Spare;
 use crate::backend::directory::{replace, sync_folder, write_atomic};
 use crate::observed::{self, Balancer, EndpointsSeen, Generation, GenerationId, Manifest, Stage};
 use crate::plan::action::NewGeneration;
@@ -40,7 +42,7 @@ const UNCHECKED_FILE: &str = "unchecked";
 const REJECTED_FILE: &str = "rejected";
 /// Temporary files of atomic writes begin like this.
 const TEMPORARY: &str = ".reeve-";
-const FILES_FOLDER: &str = "files";
+pub(super) const FILES_FOLDER: &str = "files";
 
 /// From so many files on, one sync of the whole file system is faster than one for each.
 const SYNC_EACH_UP_TO: usize = 32;
@@ -273,7 +275,11 @@ impl Generations {
             |error: io::Error| format!("cannot write the generation {} in {}: {error}", new.id, folder.display());
         fs::create_dir_all(&folder).map_err(fail)?;
         remove_tree(&temporary).map_err(fail)?;
-        self.write_files(&temporary, new).map_err(fail)?;
+        let there = Spare::of(&folder).give(&temporary, &new.files).or_else(|error| {
+            tracing::debug!(%error, "the files of a removed generation are of no use");
+            remove_tree(&temporary).map(|()| BTreeSet::new())
+        });
+        self.write_files(&temporary, new, &there.map_err(fail)?).map_err(fail)?;
         let place = self.path(&new.id);
         self.discard(&place).map_err(fail)?;
         fs::rename(&temporary, &place).map_err(fail)
@@ -300,12 +306,15 @@ impl Generations {
         sync().map_err(|error: io::Error| format!("cannot make the generation {id} last in {}: {error}", all.display()))
     }
 
-    fn write_files(&self, folder: &Path, new: &NewGeneration) -> io::Result<()> {
+    /// `there`: what the folder holds already, as it is to be.
+    fn write_files(&self, folder: &Path, new: &NewGeneration, there: &BTreeSet<String>) -> io::Result<()> {
         fs::create_dir_all(folder.join(FILES_FOLDER))?;
         let mut manifest = new.manifest.clone();
         for (name, text) in &new.files {
             manifest.files.insert(name.clone(), hex(&Sha256::digest(text.as_bytes())));
-            write(&folder.join(name), text.as_bytes())?;
+            if !there.contains(name) {
+                write(&folder.join(name), text.as_bytes())?;
+            }
         }
         if let Some(set) = endpoints::of_manifest(&manifest) {
             write(&folder.join(ENDPOINTS_FILE), endpoints::text(&set).as_bytes())?;
@@ -394,7 +403,10 @@ impl Generations {
     /// The system's.
     pub fn remove(&self, id: &GenerationId) -> Result<(), String> {
         let path = self.path(id);
-        self.discard(&path).map_err(|error| format!("cannot remove {}: {error}", path.display()))
+        let spare = Spare::of(&self.folder());
+        self.hide(&path)
+            .and_then(|hidden| hidden.map_or(Ok(()), |hidden| spare.keep(&hidden).or_else(|_| remove_tree(&hidden))))
+            .map_err(|error| format!("cannot remove {}: {error}", path.display()))
     }
 
     /// Removes what an earlier process has begun and not ended. Only the one writer may call it.
@@ -421,14 +433,19 @@ impl Generations {
         Ok(())
     }
 
-    /// First out of sight, then away: a crash in between leaves no half of a generation.
     fn discard(&self, path: &Path) -> io::Result<()> {
-        let Some(name) = path.file_name().filter(|_| path.exists()) else { return Ok(()) };
+        self.hide(path)?.map_or(Ok(()), |hidden| remove_tree(&hidden))
+    }
+
+    /// First out of sight, then away: a crash in between leaves no half of a generation. Where it is then; `None`: it was
+    /// not there.
+    fn hide(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        let Some(name) = path.file_name().filter(|_| path.exists()) else { return Ok(None) };
         let hidden = self.folder().join(format!(".removed-{}", name.to_string_lossy()));
         remove_tree(&hidden)?;
         fs::rename(path, &hidden)?;
         sync_folder(&self.folder())?;
-        remove_tree(&hidden)
+        Ok(Some(hidden))
     }
 }
 
@@ -495,9 +512,11 @@ fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
-fn remove_tree(path: &Path) -> io::Result<()> {
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        // Somebody has put a file there.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => fs::remove_file(path),
         other => other,
     }
 }

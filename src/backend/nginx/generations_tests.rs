@@ -1,5 +1,7 @@
 //! Generations on disk: what is written, read back, damaged, refused, switched and cleaned.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
 use super::*;
 
 fn id(number: u32) -> GenerationId {
@@ -127,6 +129,76 @@ fn current_is_switched_as_a_link_and_never_over_a_folder() {
     fs::create_dir(place.generations.link()).expect("made");
     assert_eq!(place.generations.current(), Ok(None));
     assert!(place.generations.switch(&id(1)).expect_err("a folder").contains("move it away"));
+}
+
+/// With very many files, whose names stand for their texts.
+fn large(number: u32, changed: &str) -> NewGeneration {
+    let mut large = new(number);
+    for file in 0..40 {
+        let name = format!("files/upstream-{file}.conf");
+        let text = format!("upstream u{file} {{ server 127.0.0.1:{}; }}\n", if name == changed { 2 } else { 1 });
+        large.files.insert(name, text.into());
+    }
+    large
+}
+
+#[test]
+fn a_generation_takes_over_what_is_the_same_in_a_removed_one_and_only_that() {
+    let mut place = Place::new();
+    place.generations.write(&large(1, "")).expect("written");
+    let inode = |path: PathBuf| fs::symlink_metadata(path).expect("there").ino();
+    let file = |number: u32, file: usize| format!("abcdef012345-{number}/files/upstream-{file}.conf");
+    let folder = place.generations.folder();
+    // Held open, so that no new file gets the number of an old one.
+    let open = |at| fs::File::open(folder.join(file(1, at))).expect("there");
+    let before: Vec<fs::File> = (0..40).map(open).collect();
+    let inode_before = |at: usize| before[at].metadata().expect("open").ino();
+    fs::write(folder.join("abcdef012345-1").join(SECRET_FILE), "secret").expect("written");
+    place.generations.remove(&id(1)).expect("removed");
+    assert!(place.read(1).is_none());
+    let kept = folder.join(".spare");
+    assert_eq!(fs::read_dir(&kept).expect("kept").count(), 1, "nothing but `files`: neither a secret nor a manifest");
+    place.generations.clean().expect("cleaned");
+
+    let path = |at: usize| kept.join(format!("files/upstream-{at}.conf"));
+    let same_length = fs::read_to_string(path(1)).expect("there").replace("127", "128");
+    fs::write(path(1), same_length).expect("edited");
+    fs::rename(path(2), folder.join("elsewhere")).expect("moved");
+    symlink("../../elsewhere", path(2)).expect("linked");
+    fs::set_permissions(path(3), fs::Permissions::from_mode(0o666)).expect("opened to all");
+    fs::hard_link(path(4), folder.join("another-name")).expect("linked");
+    fs::remove_file(path(5)).expect("removed");
+    fs::create_dir(path(5)).expect("made");
+    fs::write(path(5).join("x"), "").expect("added");
+    fs::write(kept.join("files/stranger.conf"), "").expect("added");
+    fs::remove_file(path(6)).expect("removed");
+
+    let new = large(2, "files/upstream-0.conf");
+    place.generations.write(&new).expect("written");
+    place.generations.mark_checked(&id(2)).expect("marked");
+    let generation = place.generation(2);
+    assert_eq!(generation.damaged, Vec::<String>::new());
+    assert_eq!(generation.files, new.files);
+    let taken: Vec<usize> = (0..40).filter(|at| inode(folder.join(file(2, *at))) == inode_before(*at)).collect();
+    assert_eq!(taken, (7..40).collect::<Vec<_>>(), "all that nobody has touched, and that did not change");
+    assert!(fs::symlink_metadata(&kept).is_err(), "it is used once");
+}
+
+#[test]
+fn a_removed_generation_that_is_of_no_use_is_in_nobodys_way() {
+    let mut place = Place::checked(1);
+    place.generations.remove(&id(1)).expect("removed");
+    assert_eq!(fs::read_dir(place.generations.folder()).expect("there").count(), 0, "of few files nothing is kept");
+    let kept = place.generations.folder().join(".spare");
+    fs::write(&kept, "no folder").expect("written");
+    place.generations.write(&large(2, "")).expect("written");
+    place.generations.mark_checked(&id(2)).expect("marked");
+    assert_eq!(place.generation(2).damaged, Vec::<String>::new());
+    fs::create_dir_all(kept.join("no-files")).expect("made");
+    place.generations.remove(&id(2)).expect("removed");
+    place.generations.write(&large(3, "")).expect("written");
+    place.generations.mark_checked(&id(3)).expect("marked");
+    assert_eq!(place.generation(3).files, large(3, "").files);
 }
 
 #[test]

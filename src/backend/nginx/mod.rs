@@ -21,6 +21,7 @@ mod lua;
 mod main_config;
 mod probe;
 mod process;
+mod spare;
 mod store;
 mod watch;
 
