@@ -197,7 +197,8 @@ impl Client {
         let title = self.title(&request);
         let lane = self.lanes.free();
         let prepared = self.prepared(lane.map_or(&self.http, |(http, _)| http), request);
-        let answer = self.limited(limit, &title, async {
+        // On the heap, because what awaits a future holds it twice, once as its argument: a kilobyte for each that waits.
+        let work = Box::pin(async {
             let stream = match lane {
                 Some((_, streams)) => streams.acquire().await.ok(),
                 None => None,
@@ -206,7 +207,7 @@ impl Client {
             drop(stream);
             answer
         });
-        answer.await.and_then(|raw| raw.decode(&title))
+        self.limited(limit, &title, work).await.and_then(|raw| raw.decode(&title))
     }
 
     /// What a watch waits for before its first answer, which comes at once and is as long as all that there is: read at the

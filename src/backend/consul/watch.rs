@@ -12,6 +12,7 @@
 use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -130,6 +131,8 @@ impl Consul {
         let mut own = self.own_names.subscribe();
         let mut asked = self.asked.subscribe();
         let mut room = self.client.lanes().changes();
+        // One for all: there may be a thousand.
+        let consul = Arc::new(self.clone());
         let mut tasks = JoinSet::new();
         let mut running: BTreeMap<Key, AbortHandle> = BTreeMap::new();
         let mut keys_of: BTreeMap<Id, Key> = BTreeMap::new();
@@ -146,7 +149,7 @@ impl Consul {
             });
             for key in wanted {
                 if let Slot::Vacant(free) = running.entry(key) {
-                    let task = tasks.spawn(watch_one(self.clone(), free.key().clone(), wake.clone()));
+                    let task = tasks.spawn(watch_one(consul.clone(), free.key().clone(), wake.clone()));
                     keys_of.insert(task.id(), free.key().clone());
                     free.insert(task);
                 }
@@ -269,7 +272,7 @@ impl Drop for Watching<'_> {
     }
 }
 
-async fn watch_one(consul: Consul, key: Key, wake: impl Fn()) {
+async fn watch_one(consul: Arc<Consul>, key: Key, wake: impl Fn()) {
     let client = &consul.client;
     let mut watching = Watching { consul: &consul, key: &key, heard: false };
     let pause = match key {
