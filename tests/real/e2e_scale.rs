@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use reeve::render::endpoints;
 use serde_json::json;
 
 use crate::support::counter::Counter;
 use crate::support::docker::{STRANGER, docker};
+use crate::support::nginx::servers_of;
 use crate::support::program::Daemon;
 use crate::support::shop::WEB;
 use crate::support::socket::Proxy;
@@ -62,6 +64,25 @@ fn a_change_among_200_containers_costs_no_list_and_no_look_at_any_of_them() {
     }
 }
 
+/// Somebody else's.
+fn register(site: &Site, service: usize, instance: u16) {
+    let (id, name) = (format!("s{service}-{instance}"), format!("s{service}"));
+    let body = json!({"ID": id, "Name": name, "Address": "127.0.0.1", "Port": 30_000 + instance});
+    site.consul().put("/v1/agent/service/register", &body);
+}
+
+/// That many services with that many instances, and an upstream `u<number>` for each.
+fn write_catalog(site: &Site, services: usize, instances: u16) {
+    let mut spec = format!("name: {}\nupstreams:\n", site.project);
+    for service in 0..services {
+        let listen = site.listen();
+        let _ =
+            writeln!(spec, "  u{service}: {{ service: s{service}, listen: {listen}, server_name: [u{service}.test] }}");
+        (0..instances).for_each(|instance| register(site, service, instance));
+    }
+    site.write_spec(&spec);
+}
+
 #[test]
 fn by_tls_each_of_very_many_services_is_watched_on_a_few_connections_and_a_change_reads_one() {
     const SERVICES: usize = 150;
@@ -69,19 +90,7 @@ fn by_tls_each_of_very_many_services_is_watched_on_a_few_connections_and_a_chang
     let mut site = Site::new("many");
     site.use_lua();
     site.use_tls();
-    let mut spec = format!("name: {}\nupstreams:\n", site.project);
-    let register = |service: usize, instance: u16| {
-        let (id, name) = (format!("s{service}-{instance}"), format!("s{service}"));
-        let body = json!({"ID": id, "Name": name, "Address": "127.0.0.1", "Port": 30_000 + instance});
-        site.consul().put("/v1/agent/service/register", &body);
-    };
-    for service in 0..SERVICES {
-        let listen = site.listen();
-        let _ =
-            writeln!(spec, "  u{service}: {{ service: s{service}, listen: {listen}, server_name: [u{service}.test] }}");
-        (0..INSTANCES).for_each(|instance| register(service, instance));
-    }
-    site.write_spec(&spec);
+    write_catalog(&site, SERVICES, INSTANCES);
     let counter = Counter::before(site.consul_port());
     site.ask_consul_through(counter.port);
     let daemon = site.start(&[]);
@@ -100,7 +109,7 @@ fn by_tls_each_of_very_many_services_is_watched_on_a_few_connections_and_a_chang
     let mut instances = INSTANCES;
     within(SOON, "a change reads one service", || {
         let (_, before) = counter.requests();
-        register(3, instances);
+        register(&site, 3, instances);
         instances += 1;
         eventually("the change is routed", || routed(3, instances));
         let (_, after) = counter.requests();
@@ -108,4 +117,46 @@ fn by_tls_each_of_very_many_services_is_watched_on_a_few_connections_and_a_chang
     });
     // Without HTTP/2, so many watches would take 64.
     assert!(counter.most_connections() < 40, "{} connections at once", counter.most_connections());
+}
+
+#[test]
+fn a_generation_of_very_many_files_takes_over_those_of_a_removed_one_and_an_edit_of_one_is_put_right() {
+    const UPSTREAMS: usize = 40;
+    /// One more than are kept beside the one in force.
+    const CHANGES: u16 = 7;
+    let mut site = Site::new("take-over");
+    // What nobody tells must not be seen by the look that comes after a while all the same.
+    site.more_settings = "loop: { resync: 10m }\n".to_owned();
+    site.write_settings();
+    write_catalog(&site, UPSTREAMS, 1);
+    let daemon = site.start(&[]);
+    let file = |name: &str| site.nginx.files().remove(&format!("upstream-{name}.conf")).expect("it has a file");
+    let written = || {
+        let data = fs::metadata(file("u39")).expect("a file");
+        (data.ino(), data.modified().expect("a time"))
+    };
+    let mut all = Vec::new();
+    for instances in 1..=CHANGES + 1 {
+        if instances > 1 {
+            register(&site, 0, instances - 1);
+        }
+        eventually("the change is loaded", || {
+            let servers = servers_of(site.state(), "u0").map_or(0, |servers| servers.len());
+            check(servers == usize::from(instances), || format!("{servers} of {instances}"))?;
+            site.loaded_is_current()?;
+            daemon.converged()
+        });
+        all.push(written());
+    }
+    let (last, before) = all.split_last().expect("some");
+    assert!(before.contains(last), "u39 did not change, and was written anew: {all:?}");
+
+    let (path, text) = (file("u39"), fs::read_to_string(file("u39")).expect("readable"));
+    fs::write(&path, format!("{text}# by hand\n")).expect("edited");
+    eventually("a clean generation is in force", || {
+        let now = fs::read_to_string(file("u39")).map_err(|error| error.to_string())?;
+        check(now == text, || now)?;
+        site.loaded_is_current()
+    });
+    assert_ne!(path, file("u39"), "it is not repaired in place");
 }
