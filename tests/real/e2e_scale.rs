@@ -122,7 +122,7 @@ fn by_tls_each_of_very_many_services_is_watched_on_a_few_connections_and_a_chang
 #[test]
 fn a_generation_of_very_many_files_takes_over_those_of_a_removed_one_and_an_edit_of_one_is_put_right() {
     const UPSTREAMS: usize = 40;
-    /// One more than are kept beside the one in force.
+    /// Five are kept beside the one in force: the sixth has the first one removed, the seventh takes its files.
     const CHANGES: u16 = 7;
     let mut site = Site::new("take-over");
     // What nobody tells must not be seen by the look that comes after a while all the same.

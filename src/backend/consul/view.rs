@@ -352,7 +352,7 @@ impl Consul {
                         entry.instance()
                     })
                     .collect();
-                // They stand in the memory of the answer, which takes three times as much and is kept as long as they are.
+                // They stand in the memory of the answer, which takes more than twice as much and is kept as long as they are.
                 instances.shrink_to_fit();
                 instances.sort_unstable_by(|a, b| (&a.node, &a.id).cmp(&(&b.node, &b.id)));
                 memory.read(&query, instances, Timestamp::now())

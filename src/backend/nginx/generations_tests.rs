@@ -131,7 +131,7 @@ fn current_is_switched_as_a_link_and_never_over_a_folder() {
     assert!(place.generations.switch(&id(1)).expect_err("a folder").contains("move it away"));
 }
 
-/// With very many files, whose names stand for their texts.
+/// With very many files, of which one may have another text than the last time.
 fn large(number: u32, changed: &str) -> NewGeneration {
     let mut large = new(number);
     for file in 0..40 {
@@ -199,6 +199,40 @@ fn a_removed_generation_that_is_of_no_use_is_in_nobodys_way() {
     place.generations.write(&large(3, "")).expect("written");
     place.generations.mark_checked(&id(3)).expect("marked");
     assert_eq!(place.generation(3).files, large(3, "").files);
+}
+
+#[test]
+fn what_is_behind_a_link_in_a_generation_is_never_touched() {
+    let mut place = Place::new();
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let theirs = elsewhere.path().join("files");
+    fs::create_dir(&theirs).expect("made");
+    (0..40).for_each(|file| fs::write(theirs.join(file.to_string()), "theirs").expect("written"));
+    let kept = place.generations.folder().join(".spare");
+    // In the place of the files, of the generation, of what is kept, and of the files in it.
+    for number in 1..=4 {
+        place.generations.write(&large(number, "")).expect("written");
+        place.generations.mark_checked(&id(number)).expect("marked");
+        assert_eq!(place.generation(number).files, large(number, "").files);
+        let folder = place.generations.path(&id(number));
+        let (path, target) = match number {
+            1 => (folder.join("files"), theirs.as_path()),
+            2 => (folder.clone(), elsewhere.path()),
+            3 => (kept.clone(), elsewhere.path()),
+            _ => (kept.join("files"), theirs.as_path()),
+        };
+        if number > 2 {
+            place.generations.remove(&id(number)).expect("removed");
+        }
+        fs::remove_dir_all(&path).expect("removed");
+        symlink(target, &path).expect("linked");
+        place.generations.remove(&id(number)).expect("removed");
+    }
+    place.generations.write(&large(5, "")).expect("written");
+    place.generations.mark_checked(&id(5)).expect("marked");
+    assert_eq!(place.generation(5).files, large(5, "").files);
+    assert_eq!(fs::read_dir(&theirs).expect("there").count(), 40);
+    assert_eq!(fs::read_dir(elsewhere.path()).expect("there").count(), 1);
 }
 
 #[test]

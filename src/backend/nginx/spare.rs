@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::generations::{FILES_FOLDER, remove_tree};
 
-/// A generation with fewer files is written anew as fast.
+/// Fewer are not worth a place on the disk.
 const WORTHWHILE_FROM: usize = 32;
 
 #[derive(Debug)]
@@ -34,8 +34,10 @@ impl Spare {
     /// # Errors
     /// The system's.
     pub fn keep(&self, removed: &Path) -> io::Result<()> {
-        let worthwhile = fs::read_dir(removed.join(FILES_FOLDER))
-            .is_ok_and(|entries| entries.take(WORTHWHILE_FROM).count() == WORTHWHILE_FROM);
+        let files = removed.join(FILES_FOLDER);
+        let worthwhile = is_folder(removed)
+            && is_folder(&files)
+            && fs::read_dir(files).is_ok_and(|entries| entries.take(WORTHWHILE_FROM).count() == WORTHWHILE_FROM);
         if !worthwhile {
             return remove_tree(removed);
         }
@@ -59,6 +61,9 @@ impl Spare {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
             other => other?,
         }
+        if !is_folder(folder) || !is_folder(&folder.join(FILES_FOLDER)) {
+            return Err(io::Error::from(ErrorKind::NotADirectory));
+        }
         // As a file that is made now: who owns it and who may read it are not to be those of another day.
         let mark = folder.join(".fresh");
         fs::File::create_new(&mark)?;
@@ -76,6 +81,11 @@ impl Spare {
         }
         Ok(there)
     }
+}
+
+/// And no link to one: what is behind a link is somebody else's, and would be emptied.
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|data| data.is_dir())
 }
 
 /// Who may do what with a file.

@@ -19,8 +19,8 @@ use crate::support::{Site, check, http, within};
 /// By reload; the largest also by Lua.
 pub const SIZES: [usize; 3] = [10, 100, 1000];
 const INSTANCES: usize = 10;
-/// Besides the one that is loaded.
-const KEPT_GENERATIONS: usize = 5;
+/// After so many changes one generation has been removed: five are kept besides the one that is loaded.
+const UNTIL_ONE_IS_REMOVED: usize = 6;
 const IDLE: Duration = Duration::from_secs(45);
 const REST: Duration = Duration::from_secs(20);
 /// …once in a second: the median counts.
@@ -137,12 +137,13 @@ fn scale_on(report: &mut Report, site: &Site, services: usize, path: &str) {
         let wanted = (0..=last).collect();
         within(LIMIT, "the change is routed", || fast(|| routed(site, std::iter::once(service), &wanted)));
     };
-    // Until there are as many generations as are kept, each is written as a whole.
-    let first = INSTANCES + KEPT_GENERATIONS;
+    // Until then each generation is written as a whole.
+    let first = INSTANCES + UNTIL_ONE_IS_REMOVED;
     for last in INSTANCES..first {
         routed_with(0, last);
         within(LIMIT, "the daemon is done", || daemon.converged());
     }
+    // As between the others: right after a change, the next one waits for a quiet moment.
     std::thread::sleep(Duration::from_secs(2));
     let mut loaded = Vec::new();
     let (mut requests, mut kilobytes, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
