@@ -1,5 +1,6 @@
 //! What happens to a world in memory by other hands than reeve's, as lines of text: for the golden plans.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -58,6 +59,11 @@ pub fn apply(world: &mut Observed, text: &str, now: Timestamp) {
 
 fn unknown<T>(reason: &str, now: Timestamp) -> View<T> {
     View::Unknown { reason: reason.to_owned(), since: now }
+}
+
+/// How many endpoints the generation routes to.
+pub fn routes(one: &Generation) -> usize {
+    one.manifest.upstreams.values().map(|routed| routed.endpoints.len()).sum()
 }
 
 /// The replica of a service in a slot, `web.2`; of two in a slot the newer one, or `old:web.2`.
@@ -271,8 +277,6 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
             let nginx = world.nginx.known_mut().expect("nginx is known");
             let refused = nginx.current.clone().expect("there is a generation");
             let others = nginx.generations.iter().filter(|(id, _)| **id != refused);
-            let routes =
-                |one: &Generation| one.manifest.upstreams.values().map(|routed| routed.endpoints.len()).sum::<usize>();
             // Made in the same moment: the one that routes more came later.
             let before = others.max_by_key(|(_, one)| (one.created_at, routes(one))).map(|(id, _)| id.clone());
             let generation = nginx.generations.get_mut(&refused).expect("it is there");
@@ -283,9 +287,10 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
         // Somebody has switched `current` to the oldest generation; nginx was not told.
         ["switched-back"] => {
             let nginx = world.nginx.known_mut().expect("nginx is known");
-            // Those of one moment are told apart by nothing but their hash.
             let others = nginx.generations.iter().filter(|(id, _)| nginx.current.as_ref() != Some(*id));
-            nginx.current = others.min_by_key(|(_, one)| one.created_at).map(|(id, _)| id.clone());
+            // Of one moment, the one that routes more: with the hash as a judge, what is found would depend on the template.
+            let oldest = others.min_by_key(|(_, one)| (one.created_at, Reverse(routes(one))));
+            nginx.current = oldest.map(|(id, _)| id.clone());
         }
         // It was good and bad too often, and must be good for so many seconds more.
         ["flapping", name, seconds] => {

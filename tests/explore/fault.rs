@@ -12,6 +12,7 @@ use reeve::spec::container::{Protocol, Published};
 use reeve::spec::upstream::Listen;
 use reeve::spec::{Service, Spec};
 
+use crate::common::tamper;
 use crate::measure::{drains, serving};
 use crate::scenario::fails;
 use crate::state::{Hidden, Ill, Older, State, Taken};
@@ -357,8 +358,10 @@ impl Fault {
             }
             Self::SwitchedBack => {
                 let current = nginx.current.clone();
-                let other = nginx.generations.keys().find(|id| Some(*id) != current.as_ref())?.clone();
-                nginx.current = Some(other);
+                let others = nginx.generations.iter().filter(|(id, _)| Some(*id) != current.as_ref());
+                // The one that routes most: with the hash as a judge, what is found would depend on the template's text.
+                let (other, _) = others.max_by_key(|(_, one)| tamper::routes(one))?;
+                nginx.current = Some(other.clone());
             }
             Self::GenerationsDeleted => {
                 if nginx.generations.is_empty() {
