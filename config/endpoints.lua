@@ -390,6 +390,8 @@ end
 -- By request: the endpoint that it is with, and what its method has to know when it is asked again. Not in `ngx.ctx`: that
 -- costs more than the choice itself, and an internal redirect (X-Accel-Redirect, error_page) forgets it.
 local peer_of, state_of = {}, {}
+-- The state of a request that found no endpoint at all.
+local EMPTY = {}
 
 -- nginx takes the place of a request that is over for another one. So what is left of one whose end nobody told of, as of
 -- a subrequest, is found by the next, and goes then.
@@ -405,6 +407,11 @@ end
 -- "1" for an upstream without endpoints.
 function reeve.empty(name)
     return get(name).count == 0 and "1" or ""
+end
+
+-- "1" for a request that found its upstream so. What the upstream has become since does not matter.
+function reeve.was_empty()
+    return state_of[this_request()] == EMPTY and "1" or ""
 end
 
 function reeve.balance(name, method)
@@ -437,14 +444,17 @@ function reeve.balance(name, method)
             local peer = upstream.peers[1]
             return set_current_peer(peer.host, peer.port)
         end
-        if upstream.count > 1 then
-            set_more_tries(upstream.count - 1)
+        if upstream.count == 0 then
+            state_of[request] = EMPTY
+            return ngx.exit(-3)
         end
+        set_more_tries(upstream.count - 1)
         if not WITHOUT_STATE[method] then
             state = {}
             state_of[request] = state
         end
     end
+    -- It may have lost its endpoints while this request was with one.
     local peer = upstream.count > 0 and methods[method](upstream, state, now)
     if not peer then
         -- nginx's "no live upstreams".

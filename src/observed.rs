@@ -28,8 +28,8 @@ use crate::spec::{Check, Owner, Template};
 pub use directory::{Adopted, Configuration, Directory, Kept, Pin, same_image};
 pub use discovered::{DISCOVERED, Discovered};
 pub use nginx::{
-    Balancer, Endpoint, EndpointsSeen, Generation, GenerationId, ListenState, Loaded, Manifest, Nginx, NginxProcess,
-    Rejection, RoutedUpstream, Stage,
+    Balancer, Endpoint, EndpointsSeen, Generation, GenerationId, HttpBlock, ListenState, Loaded, Manifest, Nginx,
+    NginxProcess, Rejection, RoutedUpstream, Stage,
 };
 pub use refused::{Refused, RefusedNew};
 pub use shared::Shared;

@@ -27,6 +27,8 @@ pub struct Nginx {
     pub worker_shutdown_timeout: Option<String>,
     /// Whether this nginx can balance by Lua; if not, why, in words.
     pub lua: Result<(), String>,
+    /// Looked at only where Lua is asked for.
+    pub http: HttpBlock,
     pub process: NginxProcess,
     /// What `current` points at.
     pub current: Option<GenerationId>,
@@ -80,6 +82,7 @@ impl Nginx {
             tls: BTreeMap::new(),
             worker_shutdown_timeout: None,
             lua: Err("nginx is not managed".to_owned()),
+            http: HttpBlock::default(),
         }
     }
 
@@ -87,6 +90,16 @@ impl Nginx {
     pub fn unmanaged(&self) -> bool {
         self.config.is_empty()
     }
+}
+
+/// What the user's own `http` block says that a generation has to heed whose upstreams Lua balances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HttpBlock {
+    /// It says how often memory is given back (`lua_malloc_trim`), which nginx takes only once.
+    pub trims: bool,
+    /// It has pages of its own for errors (`error_page`), or puts them in the place of what endpoints answer
+    /// (`proxy_intercept_errors`): a location with an `error_page` of ours would not inherit them, or do it for ours.
+    pub answers_errors: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -73,7 +73,7 @@ impl<'a> Planner<'a> {
             return self.load_what_is_current(nginx, &wanted);
         };
         let balancing = Balancing::of(nginx, settings, template.renderer());
-        let renderer = &template.renderer().balanced_by(balancing.balancer);
+        let renderer = &template.renderer().balanced_by(balancing.balancer, nginx.http);
         let evidence = self.evidence(nginx, renderer);
         // What was wanted at first matters only where something was refused.
         let refused = (!evidence.is_empty()).then(|| wanted.clone());
@@ -138,7 +138,7 @@ impl<'a> Planner<'a> {
         };
         let wanted = self.wanted_routes(nginx);
         let balancing = Balancing::of(nginx, settings, settings.renderer);
-        let renderer = &settings.renderer.balanced_by(balancing.balancer);
+        let renderer = &settings.renderer.balanced_by(balancing.balancer, nginx.http);
         let evidence = self.evidence(nginx, renderer);
         let settled = self.settle(nginx, renderer, &evidence, wanted);
         self.tell(&settled);
@@ -197,6 +197,13 @@ impl<'a> Planner<'a> {
         let loaded_same = matches!(&nginx.loaded, Loaded::Generation(id) if id.hash == hash);
         let drift = candidate.control.is_none() && (loaded_same || current.is_some_and(|(id, _)| id.hash == hash));
         let changes = |generation: &Generation| match renderer.balancer() {
+            Balancer::Lua
+                if generation.manifest.balancer == Balancer::Lua
+                    && generation.manifest.template == renderer.digest()
+                    && generation.manifest.upstreams == *routes =>
+            {
+                "nginx's own `http` block, or `nginx.probe`, says something else".to_owned()
+            }
             balancer if balancer == generation.manifest.balancer || generation.manifest.upstreams != *routes => {
                 route_changes(&generation.manifest.upstreams, routes)
             }

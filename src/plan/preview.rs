@@ -119,10 +119,11 @@ impl Preview {
         let current = |observed: &Observed| observed.nginx.known().and_then(|nginx| nginx.current.clone());
         let id = current(&world).filter(|id| current(observed).as_ref() != Some(id));
         let generation = id.zip(context.nginx.as_ref()).and_then(|(id, settings)| {
-            let balancer = world.nginx.known()?.generations.get(&id)?.manifest.balancer;
+            let nginx = world.nginx.known()?;
+            let balancer = nginx.generations.get(&id)?.manifest.balancer;
             settings
                 .renderer
-                .balanced_by(balancer)
+                .balanced_by(balancer, nginx.http)
                 .render(&id, &context.owner, &after, settings.probe, settings.generations)
                 .ok()
                 .map(Box::new)

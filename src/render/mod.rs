@@ -21,7 +21,7 @@ use minijinja::{AutoEscape, Captured, Environment, ErrorKind, Output, State, Und
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::observed::{Balancer, GenerationId, Manifest, RoutedUpstream};
+use crate::observed::{Balancer, GenerationId, HttpBlock, Manifest, RoutedUpstream};
 use crate::plan::action::NewGeneration;
 use crate::spec::Owner;
 use crate::spec::container::hex;
@@ -61,6 +61,10 @@ pub fn store_folder(generations: &Path) -> PathBuf {
 /// The file that the main configuration includes, and the only one at a generation's top level.
 pub const ENTRY_FILE: &str = "reeve.conf";
 
+/// nginx's Lua has a worker look through all of its memory after so many requests, for what can be given back: by default
+/// after 1,000, which takes one or two of a hundred of its time when it is busy.
+pub const TRIM: u32 = 100_000;
+
 /// What a template sets that knows how to have upstreams balanced by Lua.
 const LUA_MARK: &str = "balances_by_lua";
 
@@ -94,6 +98,7 @@ pub struct Renderer {
     /// It knows how to have upstreams balanced by Lua.
     knows_lua: bool,
     balancer: Balancer,
+    http: HttpBlock,
 }
 
 impl std::fmt::Debug for Renderer {
@@ -134,6 +139,7 @@ impl Renderer {
             digest,
             knows_lua: false,
             balancer: Balancer::Nginx,
+            http: HttpBlock::default(),
         };
         let added = renderer.environment.add_template_owned(name.to_owned(), source.to_owned());
         added.map_err(|error| renderer.template_error(&error, &[]))?;
@@ -154,8 +160,8 @@ impl Renderer {
         Ok(renderer)
     }
 
-    /// The same template, for generations that are balanced like this.
-    pub fn balanced_by(&self, balancer: Balancer) -> Self {
+    /// The same template, for generations that are balanced like this, inside of such an `http` block.
+    pub fn balanced_by(&self, balancer: Balancer, http: HttpBlock) -> Self {
         Self {
             environment: self.environment.clone(),
             name: self.name.clone(),
@@ -163,6 +169,7 @@ impl Renderer {
             digest: self.digest.clone(),
             knows_lua: self.knows_lua,
             balancer,
+            http,
         }
     }
 
@@ -200,6 +207,7 @@ impl Renderer {
         }
         if self.balancer == Balancer::Lua {
             sha.update(LUA);
+            sha.update([u8::from(self.http.trims), u8::from(self.http.answers_errors)]);
         }
         let mut json = Vec::with_capacity(64 * 1024);
         for (name, upstream) in upstreams {
@@ -218,6 +226,15 @@ impl Renderer {
         hex(&sha.finalize()[..6])
     }
 
+    fn scene(
+        &self,
+        owner: &Owner,
+        upstreams: &BTreeMap<String, RoutedUpstream>,
+        probe: SocketAddr,
+    ) -> (scene::Scene, BTreeMap<String, String>) {
+        scene::build(owner, upstreams, probe, self.balancer, self.http)
+    }
+
     /// Why single upstreams cannot be rendered, by name; empty: all can. The rest can be rendered without them.
     pub fn faults(
         &self,
@@ -225,7 +242,7 @@ impl Renderer {
         upstreams: &BTreeMap<String, RoutedUpstream>,
         probe: SocketAddr,
     ) -> BTreeMap<String, String> {
-        scene::build(owner, upstreams, probe, self.balancer).1
+        self.scene(owner, upstreams, probe).1
     }
 
     /// Upstreams that nginx's message is about, by the files of theirs that it names; empty: it is about none in particular.
@@ -242,7 +259,7 @@ impl Renderer {
         if !message.contains("/files/") {
             return blamed;
         }
-        let (scene, _) = scene::build(owner, upstreams, probe, self.balancer);
+        let (scene, _) = self.scene(owner, upstreams, probe);
         for upstream in &scene.upstreams {
             if names_file(&upstream_file(&upstream.title)) {
                 blamed.insert(upstream.title.clone());
@@ -272,7 +289,7 @@ impl Renderer {
         let folder = checked_folder(generations_folder)?;
         quote::check(&owner.to_string())
             .map_err(|refused| RenderError::Shared(format!("the owner {owner} {refused}; set another `node`")))?;
-        let (mut scene, faults) = scene::build(owner, upstreams, probe, self.balancer);
+        let (mut scene, faults) = self.scene(owner, upstreams, probe);
         if !faults.is_empty() {
             return Err(RenderError::Upstreams(faults));
         }
@@ -297,7 +314,7 @@ impl Renderer {
             owner: owner.to_string(),
             probe: probe.to_string(),
             files: files.keys().map(|file| format!("{folder}/{id}/{file}")).collect(),
-            lua: (self.balancer == Balancer::Lua).then(|| MainLua::of(id, folder, upstreams)),
+            lua: (self.balancer == Balancer::Lua).then(|| MainLua::of(id, folder, upstreams, self.http)),
         };
         if self.balancer == Balancer::Lua {
             files.insert(LUA_FILE.to_owned(), Arc::from(LUA));
@@ -411,10 +428,12 @@ struct MainLua {
     endpoints: String,
     secret: String,
     path: &'static str,
+    /// After so many requests a worker gives memory back that it does not use; none: the user's `http` block says it.
+    trim: Option<u32>,
 }
 
 impl MainLua {
-    fn of(id: &GenerationId, folder: &str, upstreams: &BTreeMap<String, RoutedUpstream>) -> Self {
+    fn of(id: &GenerationId, folder: &str, upstreams: &BTreeMap<String, RoutedUpstream>, http: HttpBlock) -> Self {
         // Two sets at once, with room to grow; memory that is not used costs nothing.
         let bytes = endpoints::text(&endpoints::of(upstreams)).len() as u64;
         let place = |file: &str| format!("{folder}/{id}/{file}");
@@ -425,6 +444,7 @@ impl MainLua {
             endpoints: place(ENDPOINTS_FILE),
             secret: place(SECRET_FILE),
             path: ENDPOINTS_PATH,
+            trim: (!http.trims).then_some(TRIM),
         }
     }
 }

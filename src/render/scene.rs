@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::endpoints;
 use super::quote::{self, Refused};
-use crate::observed::{Balancer, Endpoint, RoutedUpstream};
+use crate::observed::{Balancer, Endpoint, HttpBlock, RoutedUpstream};
 use crate::spec::Owner;
 use crate::spec::container::hex;
 use crate::spec::table::DIRECTIVES;
@@ -119,6 +119,9 @@ pub struct LuaLocation {
     pub when_empty: u16,
     /// What is hashed to find the endpoint.
     pub key: Option<String>,
+    /// Whether there are endpoints is asked before anything else, which costs each request a phase in Lua. Else the balancer
+    /// finds out, and the location's `error_page` tells its 502 from others.
+    pub asked_first: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -137,6 +140,7 @@ pub fn build(
     routed: &BTreeMap<String, RoutedUpstream>,
     probe: SocketAddr,
     balancer: Balancer,
+    http: HttpBlock,
 ) -> (Scene, BTreeMap<String, String>) {
     let mut faults = BTreeMap::new();
     let mut lower = BTreeMap::new();
@@ -159,7 +163,7 @@ pub fn build(
 
     let passing = good.iter().filter(|(_, one)| passes(one) || lua(one, balancer));
     let upstreams = passing.map(|(name, one)| upstream(owner, name, one, balancer)).collect();
-    let servers = servers(owner, &good, balancer);
+    let servers = servers(owner, &good, balancer, http);
     (Scene { upstreams, servers }, faults)
 }
 
@@ -378,7 +382,12 @@ fn server_words(endpoint: &Endpoint) -> Value {
     }
 }
 
-fn servers(owner: &Owner, good: &BTreeMap<&str, &RoutedUpstream>, balancer: Balancer) -> Vec<ServerScene> {
+fn servers(
+    owner: &Owner,
+    good: &BTreeMap<&str, &RoutedUpstream>,
+    balancer: Balancer,
+    http: HttpBlock,
+) -> Vec<ServerScene> {
     // Per name, so that upstreams whose lists of names overlap only in part still meet in one server. Names with the
     // same upstreams are then one server again.
     let mut by_name: BTreeMap<(Listen, String), Vec<&str>> = BTreeMap::new();
@@ -405,7 +414,7 @@ fn servers(owner: &Owner, good: &BTreeMap<&str, &RoutedUpstream>, balancer: Bala
             let tls = members.iter().find_map(|name| good.get(name).and_then(|one| one.upstream.tls.as_ref()));
             let members_of = members.iter().filter_map(|name| Some((*name, *good.get(name)?)));
             let mut locations: Vec<LocationScene> =
-                members_of.map(|(name, one)| location(owner, name, one, &default_headers, balancer)).collect();
+                members_of.map(|(name, one)| location(owner, name, one, &default_headers, balancer, http)).collect();
             locations.sort_by(|a, b| a.path.cmp(&b.path));
             if locations.iter().all(|location| location.path != "/") {
                 // Without it nginx would serve files of its own for every other path.
@@ -471,6 +480,7 @@ fn location(
     one: &RoutedUpstream,
     default_headers: &Value,
     balancer: Balancer,
+    http: HttpBlock,
 ) -> LocationScene {
     let upstream = &one.upstream;
     let access_log = upstream.access_log.as_ref().map(|log| match log {
@@ -490,6 +500,8 @@ fn location(
             Balance::Hash(key) => Some(key.clone()),
             Balance::RoundRobin | Balance::LeastConn | Balance::IpHash | Balance::Random | Balance::RandomTwo => None,
         },
+        // With an `error_page` the location has none of the user's, and his directives would have to be in two locations.
+        asked_first: http.answers_errors || !upstream.directives.is_empty(),
     });
     let answer = match (&upstream.redirect, one.endpoints.is_empty() && by_lua.is_none()) {
         (Some(redirect), _) => {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::observed::{
-    Agent, CheckSeen, Checks, Consul, ContainerState, Directory, Docker, Endpoint, Generation, Host, Manifest,
-    Networks, Node, Registration, RoutedUpstream,
+    Agent, CheckSeen, Checks, Consul, ContainerState, Directory, Docker, Endpoint, Generation, Host, HttpBlock,
+    Manifest, Networks, Node, Registration, RoutedUpstream,
 };
 use crate::plan::Waiting;
 use crate::spec::container::ConfigHash;
@@ -191,6 +191,7 @@ pub(crate) fn observed() -> Observed {
             config: "/etc/nginx/nginx.conf".to_owned(),
             worker_shutdown_timeout: Some("1m".to_owned()),
             lua: Err("nginx.endpoints is reload".to_owned()),
+            http: HttpBlock::default(),
             process: NginxProcess::Running { master: 1 },
             current: Some(id(1)),
             generations: BTreeMap::from([(id(1), generation(&[1, 2])), (id(2), generation(&[2, 3]))]),

@@ -13,7 +13,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reeve::model::{Peers, is_placeholder, is_placeholder_port};
 use reeve::observed::{
-    Agent, Catalog, Consul, Directory, Docker, Host, ImageSeen, Interest, Loaded, Nginx, NginxProcess, Observed, View,
+    Agent, Catalog, Consul, Directory, Docker, Host, HttpBlock, ImageSeen, Interest, Loaded, Nginx, NginxProcess,
+    Observed, View,
 };
 use reeve::plan::gates::Gates;
 use reeve::plan::{Action, Context, DockerAction, NginxContext, Plan, Removals, plan};
@@ -96,6 +97,7 @@ pub fn empty_world() -> Observed {
             tls: BTreeMap::new(),
             worker_shutdown_timeout: Some("30s".to_owned()),
             lua: Ok(()),
+            http: HttpBlock::default(),
         }),
         directory: View::Known(Directory::default()),
         host: Host { addresses: [IpAddr::from([127, 0, 0, 1])].into(), default_route: None, name: "host1".to_owned() },

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use reeve::observed::{
-    CheckSeen, CheckStatus, Container, ContainerState, Destination, Discovered, FileSeen, Generation, Health, Loaded,
-    Maintenance, NginxProcess, Observed, PublishedPort, Refused, RefusedNew, Rejection, Stage, Stranger,
-    StrangerRegistration, TemplateFailure, TemplateRecord, TemplateStage, Trouble, View,
+    CheckSeen, CheckStatus, Container, ContainerState, Destination, Discovered, FileSeen, Generation, Health,
+    HttpBlock, Loaded, Maintenance, NginxProcess, Observed, PublishedPort, Refused, RefusedNew, Rejection, Stage,
+    Stranger, StrangerRegistration, TemplateFailure, TemplateRecord, TemplateStage, Trouble, View,
 };
 
 use super::templates;
@@ -300,6 +300,12 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
         }
         ["no-lua", words @ ..] => {
             world.nginx.known_mut().expect("nginx is known").lua = Err(words.join(" "));
+        }
+        // The user's own `http` block has an `error_page`, or a `lua_malloc_trim`.
+        ["http-block", what] => {
+            let nginx = world.nginx.known_mut().expect("nginx is known");
+            let (trims, answers_errors) = (*what == "trims", *what == "answers-errors");
+            nginx.http = HttpBlock { trims, answers_errors };
         }
         // The file that nginx reads at its start; or nginx lost what was sent to it.
         ["endpoints", what] => {

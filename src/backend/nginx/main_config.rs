@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::binary::Build;
 use super::files::{Files, Stamp};
 use super::glob;
+use crate::observed::HttpBlock;
 use crate::render::quote;
 use crate::render::syntax::{self, Directive};
 use crate::spec::container::hex;
@@ -219,6 +220,8 @@ pub struct LuaBasis {
     pub http: Vec<String>,
     /// A directive of the user's that ours would be the second of.
     pub taken: Option<String>,
+    /// What generations have to heed of the rest.
+    pub http_block: HttpBlock,
 }
 
 /// Where the files of one check stand.
@@ -281,6 +284,10 @@ impl Walk<'_> {
                 Context::Main if matches!(name, "load_module" | "user") => basis.main.extend(line()),
                 Context::Http if name.starts_with("init_by_lua") => {
                     basis.taken = Some(format!("`{name}` ({}:{})", source.path.display(), directive.line));
+                }
+                Context::Http if name == "lua_malloc_trim" => basis.http_block.trims = true,
+                Context::Http if name == "error_page" || name.ends_with("_intercept_errors") => {
+                    basis.http_block.answers_errors = true;
                 }
                 Context::Http
                     if name.ends_with("_temp_path") || matches!(name, "lua_package_path" | "lua_package_cpath") =>
@@ -536,5 +543,25 @@ mod tests {
         assert_eq!(before, digest());
         std::fs::write(etc.0.path().join("snippet"), "a; b;").expect("written");
         assert_ne!(before, digest());
+    }
+
+    #[test]
+    fn what_the_http_block_itself_says_is_heeded_wherever_it_stands_and_nothing_that_a_server_says() {
+        let seen = |files: &[(&str, &str)]| {
+            let etc = Etc::new(files);
+            let main = etc.read().expect("read");
+            main.lua_basis(&mut Sources::default(), &mut Files::default(), Path::new(ENTRY)).http_block
+        };
+        let of = |trims, answers_errors| HttpBlock { trims, answers_errors };
+        let main =
+            ("nginx.conf", "http { include conf.d/*; server { error_page 502 /x; } include /r/current/reeve.conf; }");
+        assert_eq!(seen(&[main]), of(false, false));
+        assert_eq!(seen(&[main, ("conf.d/a", "error_page 404 /none;")]), of(false, true));
+        assert_eq!(seen(&[main, ("conf.d/a", "grpc_intercept_errors on;")]), of(false, true));
+        assert_eq!(
+            seen(&[main, ("conf.d/a", "server { location / { proxy_intercept_errors on; } }")]),
+            of(false, false)
+        );
+        assert_eq!(seen(&[main, ("conf.d/a", "lua_malloc_trim 0;")]), of(true, false));
     }
 }

@@ -40,7 +40,7 @@ use self::loaded::{Observer, blocking};
 use self::main_config::{MainConfig, Sources};
 use self::store::Store;
 use crate::backend::directory::check_owner;
-use crate::observed::{self, Generation, GenerationId, Interest, Loaded, NginxProcess};
+use crate::observed::{self, Generation, GenerationId, HttpBlock, Interest, Loaded, NginxProcess};
 use crate::render::endpoints;
 use crate::settings::{EndpointsMode, NginxSettings};
 use crate::spec::Owner;
@@ -83,12 +83,15 @@ struct Memory {
     manifests: Manifests,
     kept: Kept,
     /// Whether nginx has Lua, for a program and everything that it reads.
-    lua: Option<((Stamp, String), Result<(), String>)>,
+    lua: Option<((Stamp, String), Lua)>,
     /// What was seen loaded last, and since when.
     loaded: Option<(Loaded, Timestamp)>,
     /// The same with the endpoints that Lua has, as a hash.
     routed: Option<((Loaded, Option<String>), Timestamp)>,
 }
+
+/// Can it balance by Lua, if not, why; and what of the `http` block has to be heeded then.
+type Lua = (Result<(), String>, HttpBlock);
 
 type TlsDigests = BTreeMap<String, BTreeMap<String, Result<String, String>>>;
 
@@ -159,7 +162,7 @@ impl Nginx {
         };
         let (disk, first) = tokio::join!(disk, shared.observer.ask_a_worker());
         let mut disk = disk?;
-        let lua = shared.lua(&build, &disk.main).await?;
+        let (lua, http) = shared.lua(&build, &disk.main).await?;
         let look = shared.observer.judge(first, &disk.main.pid_file, &disk.ids).await?;
         shared.endpoints_in_force(&look.loaded, &mut disk.generations).await?;
         // What the workers that answer hold. With a manifest that cannot be believed, nothing is known to be held.
@@ -215,6 +218,7 @@ impl Nginx {
             tls,
             worker_shutdown_timeout: disk.main.worker_shutdown_timeout,
             lua,
+            http,
         })
     }
 }
@@ -249,25 +253,26 @@ impl Shared {
         Ok(build)
     }
 
-    /// Can it balance by Lua? Asked again only when the program, or something that it reads, is another one.
-    async fn lua(&self, build: &Build, main: &MainConfig) -> Result<Result<(), String>, String> {
+    /// Can it balance by Lua, and what of the `http` block has to be heeded then? Asked again only when the program, or something that it reads, is another one.
+    async fn lua(&self, build: &Build, main: &MainConfig) -> Result<Lua, String> {
         if self.endpoints == EndpointsMode::Reload {
-            return Ok(Err("nginx.endpoints is reload".to_owned()));
+            return Ok((Err("nginx.endpoints is reload".to_owned()), HttpBlock::default()));
         }
         let (key, basis) = {
             let mut memory = self.memory();
             let Memory { files, sources, lua, .. } = &mut *memory;
             let key = (self.binary.stamp()?, self.surroundings(main, sources, files, build));
-            if let Some((known, works)) = lua
+            if let Some((known, lua)) = lua
                 && *known == key
             {
-                return Ok(works.clone());
+                return Ok(lua.clone());
             }
             (key, main.lua_basis(sources, files, &self.generations.entry()))
         };
         let works = lua::works(&self.binary, &basis).await?;
-        self.memory().lua = Some((key, works.clone()));
-        Ok(works)
+        let lua = (works, basis.http_block);
+        self.memory().lua = Some((key, lua.clone()));
+        Ok(lua)
     }
 
     /// Puts into the manifests of loaded generations the endpoints that nginx routes to, which may not be those of the file.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::report::Report;
-use reeve::observed::{Balancer, Endpoint, GenerationId, RoutedUpstream};
+use reeve::observed::{Balancer, Endpoint, GenerationId, HttpBlock, RoutedUpstream};
 use reeve::render::{BUILT_IN, BUILT_IN_NAME, ENDPOINTS_FILE, Renderer, SECRET_FILE, endpoints};
 use reeve::spec::Owner;
 use reeve::spec::upstream::Upstream;
@@ -87,7 +87,9 @@ fn balanced(balancer: Balancer, keepalive: Option<u32>, ports: &[u16]) -> (Serve
         files: BTreeMap::new(),
     };
     let routes = BTreeMap::from([("site".to_owned(), routed)]);
-    let renderer = Renderer::new(BUILT_IN, BUILT_IN_NAME).expect("the built-in template").balanced_by(balancer);
+    let renderer = Renderer::new(BUILT_IN, BUILT_IN_NAME)
+        .expect("the built-in template")
+        .balanced_by(balancer, HttpBlock::default());
     let owner = Owner { project: "bench".to_owned(), node: "bench".to_owned() };
     let id = GenerationId { hash: "0123456789ab".to_owned(), number: 1 };
     let main = if balancer == Balancer::Lua { MODULES } else { "" };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
-use reeve::observed::{GenerationId, Loaded, Nginx, NginxProcess, RoutedUpstream};
+use reeve::observed::{Balancer, GenerationId, HttpBlock, Loaded, Nginx, NginxProcess, RoutedUpstream};
 use reeve::plan::NginxAction;
 use reeve::render::endpoints;
 use reeve::settings::EndpointsMode;
@@ -165,6 +165,18 @@ async fn whether_nginx_has_lua_is_seen_and_why_not_is_told() {
     let why = plain.view().await.lua.expect_err("no module");
     assert!(why.contains("libnginx-mod-http-lua"), "{why}");
     assert!(!plain.path("reeve").exists(), "asking writes nothing");
+
+    // What nginx takes only once is left to the user.
+    let http = "lua_malloc_trim 5000;\n    include REEVE/current/reeve.conf;";
+    let mut trimming = Site::with(&format!("{LUA_MODULES}worker_processes 1;"), http);
+    trimming.settings.endpoints = EndpointsMode::Lua;
+    trimming.nginx = trimming.fresh();
+    let seen = trimming.view().await;
+    assert_eq!((seen.lua, seen.http), (Ok(()), HttpBlock { trims: true, answers_errors: false }));
+    trimming.renderer = trimming.renderer.balanced_by(Balancer::Lua, seen.http);
+    let (port, one) = (free_port(), backend("one").await);
+    trimming.load(&set(vec![routed(upstream("web", port), &[one])])).await;
+    always(port, "one").await;
 
     let http = "init_by_lua_block { x = 1 }\n    include REEVE/current/reeve.conf;";
     let mut taken = Site::with(&format!("{LUA_MODULES}worker_processes 1;"), http);

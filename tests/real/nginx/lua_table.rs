@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use reeve::observed::{Balancer, Endpoint};
+use reeve::settings::EndpointsMode;
 use reeve::spec::upstream::{Balance, Upstream, WhenEmpty};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::site::{Site, backend, body, free_port, get, read_head, routed, set, upstream};
+use super::site::{LUA_MODULES, Site, backend, body, free_port, get, read_head, routed, set, upstream};
 
 /// One upstream on both paths: a new nginx with one worker for each.
 struct Case {
     upstream: Upstream,
     endpoints: Vec<Endpoint>,
+    /// What the user's own `http` block says.
+    http: &'static str,
 }
 
 fn at(port: u16) -> Endpoint {
@@ -26,7 +29,7 @@ fn weighing(port: u16, weight: u32) -> Endpoint {
 }
 
 fn case(balance: Balance, endpoints: Vec<Endpoint>) -> Case {
-    Case { upstream: Upstream { balance, ..upstream("web", free_port()) }, endpoints }
+    Case { upstream: Upstream { balance, ..upstream("web", free_port()) }, endpoints, http: "" }
 }
 
 impl Case {
@@ -35,10 +38,13 @@ impl Case {
     }
 
     async fn start(&self, balancer: Balancer) -> Site {
-        let site = match balancer {
-            Balancer::Nginx => Site::with("worker_processes 1;", "include REEVE/current/reeve.conf;"),
-            Balancer::Lua => Site::with_lua("worker_processes 1;"),
-        };
+        let http = format!("{} include REEVE/current/reeve.conf;", self.http);
+        let mut site = Site::with(&format!("{LUA_MODULES}worker_processes 1;"), &http);
+        if balancer == Balancer::Lua {
+            site.settings.endpoints = EndpointsMode::Lua;
+            site.nginx = site.fresh();
+            site.renderer = site.renderer.balanced_by(Balancer::Lua, site.view().await.http);
+        }
         let mut routed = routed(self.upstream.clone(), &[]);
         routed.endpoints = self.endpoints.clone().into();
         site.load(&set(vec![routed])).await;
@@ -311,11 +317,65 @@ async fn an_empty_upstream_answers_its_status() {
     for (when_empty, status) in
         [(WhenEmpty::Status(503), "503"), (WhenEmpty::Status(451), "451"), (WhenEmpty::Keep, "503")]
     {
-        let mut case = case(Balance::LeastConn, vec![]);
-        case.upstream.when_empty = when_empty;
-        let [nginx, lua] = case.both(|port| sequence(port, 2)).await;
-        assert_eq!(lua, nginx);
-        assert_eq!(nginx, vec![status; 2]);
+        for directives in
+            [BTreeMap::new(), BTreeMap::from([("add_header".to_owned(), "X-From reeve always".to_owned())])]
+        {
+            let mut case = case(Balance::LeastConn, vec![]);
+            case.upstream.when_empty = when_empty.clone();
+            case.upstream.directives = directives.clone();
+            let [nginx, lua] = case
+                .both(|port| async move {
+                    let page = get(port, "x", "/").await;
+                    (sequence(port, 2).await, page.contains("X-From: reeve"), body(&page).to_owned())
+                })
+                .await;
+            assert_eq!(lua, nginx);
+            assert_eq!((nginx.0, nginx.1), (vec![status.to_owned(); 2], !directives.is_empty()));
+        }
+    }
+}
+
+/// A server that answers each request with this status.
+async fn answering(status: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            read_head(&mut stream).await;
+            let answer = format!("HTTP/1.1 {status} Own\r\nContent-Length: 3\r\nConnection: close\r\n\r\nown");
+            let written = stream.write_all(answer.as_bytes()).await;
+            drop(written);
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn an_error_has_the_page_that_the_users_own_http_block_says() {
+    let (own, (dead, _)) = (answering("502").await, broken().await);
+    let page = "error_page 502 503 http://sorry.example/;";
+    let both = "error_page 503 http://sorry.example/; proxy_intercept_errors on;";
+    for (http, endpoints, wanted) in [
+        ("", vec![], "503"),
+        (page, vec![], "302"),
+        (both, vec![], "302"),
+        ("proxy_intercept_errors on;", vec![], "503"),
+        ("", vec![at(dead)], "502"),
+        (page, vec![at(dead)], "302"),
+        (both, vec![at(dead), at(dead)], "502"),
+        ("", vec![at(own)], "502 own"),
+        (page, vec![at(own)], "502 own"),
+        ("proxy_intercept_errors on;", vec![at(own)], "502 own"),
+    ] {
+        let case = Case { http, ..case(Balance::RoundRobin, endpoints) };
+        let [nginx, lua] = case
+            .both(|port| async move {
+                let answer = get(port, "x", "/").await;
+                let own = if body(&answer) == "own" { " own" } else { "" };
+                format!("{}{own}", outcome(&answer))
+            })
+            .await;
+        assert_eq!((lua.as_str(), nginx.as_str()), (wanted, wanted), "{http}");
     }
 }
 

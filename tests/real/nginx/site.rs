@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reeve::backend::nginx::Nginx;
-use reeve::observed::{self, Balancer, Endpoint, GenerationId, Interest, NginxProcess, RoutedUpstream};
+use reeve::observed::{self, Balancer, Endpoint, GenerationId, HttpBlock, Interest, NginxProcess, RoutedUpstream};
 use reeve::plan::NginxAction;
 use reeve::render::{BUILT_IN, BUILT_IN_NAME, Renderer};
 use reeve::settings::{EndpointsMode, NginxMode, NginxSettings};
@@ -49,7 +49,7 @@ impl Site {
     pub fn with_lua(main: &str) -> Self {
         let mut site = Self::with(&format!("{LUA_MODULES}{main}"), "include REEVE/current/reeve.conf;");
         site.settings.endpoints = EndpointsMode::Lua;
-        site.renderer = site.renderer.balanced_by(Balancer::Lua);
+        site.renderer = site.renderer.balanced_by(Balancer::Lua, HttpBlock::default());
         site.nginx = site.fresh();
         site
     }
