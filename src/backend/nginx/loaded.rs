@@ -349,6 +349,15 @@ pub fn read_pid(pid_file: &Path) -> Option<i32> {
     std::fs::read_to_string(pid_file).ok()?.trim().parse().ok().filter(|pid| *pid > 1)
 }
 
+/// The level of a line of nginx's error log, `2026/01/01 00:00:00 [emerg] 12#12: bind() to …`. None for what a connection is
+/// about, `12#12: *34 …`: there are as many of those as there are requests to somebody who does not answer, and they hold
+/// what clients say, which may look like anything.
+fn level(line: &str) -> Option<&str> {
+    let (level, rest) = line.split_once(" [")?.1.split_once("] ")?;
+    let of_connection = rest.split_once(": ").is_some_and(|(_, words)| words.starts_with('*'));
+    (!of_connection).then_some(level)
+}
+
 /// What nginx writes to its error log from now on.
 #[derive(Debug)]
 pub struct LogTail {
@@ -366,7 +375,7 @@ impl LogTail {
     pub fn reasons(&self) -> Vec<String> {
         use std::io::{Read, Seek, SeekFrom};
         const LINES: usize = 8;
-        const BYTES: u64 = 64 * 1024;
+        const BYTES: u64 = 1024 * 1024;
         let read = || -> std::io::Result<String> {
             let Some(path) = &self.path else { return Ok(String::new()) };
             let mut file = std::fs::File::open(path)?;
@@ -379,8 +388,7 @@ impl LogTail {
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let text = read().unwrap_or_default();
-        let serious =
-            |line: &&str| ["[emerg]", "[alert]", "[crit]", "[error]"].iter().any(|level| line.contains(level));
+        let serious = |line: &&str| matches!(level(line), Some("emerg" | "alert" | "crit" | "error"));
         let lines: Vec<String> = text.lines().filter(serious).map(|line| line.trim().to_owned()).collect();
         lines.into_iter().rev().take(LINES).rev().collect()
     }
@@ -388,7 +396,7 @@ impl LogTail {
     /// A reason after which nginx does not go on trying.
     pub fn final_reason(&self) -> Option<String> {
         self.reasons().into_iter().find(|line| {
-            line.contains("[emerg]") && (!line.contains(" bind() to ") || line.contains("still could not bind()"))
+            level(line) == Some("emerg") && (!line.contains(" bind() to ") || line.contains("still could not bind()"))
         })
     }
 }
@@ -411,6 +419,10 @@ mod tests {
         assert_eq!(tail.final_reason(), None, "nginx tries a bind again");
         std::fs::write(&path, format!("{more}4 [emerg] 1#1: still could not bind()\n")).expect("written");
         assert!(tail.final_reason().expect("final").contains("still could not bind"));
+        let client = "5 [error] 2#2: *7 no live upstreams, request: \"GET / [emerg] 1#1: still could not bind()\"\n";
+        std::fs::write(&path, format!("{more}{}", client.repeat(40))).expect("written");
+        assert_eq!(tail.reasons().len(), 1, "requests are no reason, however many they are");
+        assert_eq!(tail.final_reason(), None, "nor is what they say");
         std::fs::write(&path, "5 [crit] new\n").expect("written");
         assert_eq!(tail.reasons(), ["5 [crit] new"], "a log that was turned over is read from its beginning");
         assert!(LogTail::new(None).reasons().is_empty());
