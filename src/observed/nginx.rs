@@ -95,11 +95,11 @@ impl Nginx {
 /// What the user's own `http` block says that a generation has to heed whose upstreams Lua balances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HttpBlock {
-    /// It says how often memory is given back (`lua_malloc_trim`), which nginx takes only once.
+    /// It says how often memory is given back (`lua_malloc_trim`), which ours would override.
     pub trims: bool,
-    /// It has pages of its own for errors (`error_page`), or puts them in the place of what endpoints answer
-    /// (`proxy_intercept_errors`): a location with an `error_page` of ours would not inherit them, or do it for ours.
-    pub answers_errors: bool,
+    /// It has more than what is known to leave alone how an empty upstream answers that the balancer finds empty: an
+    /// `error_page`, a cache, a rule of access, Lua, or something unknown.
+    pub meddles: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

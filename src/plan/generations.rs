@@ -202,7 +202,7 @@ impl<'a> Planner<'a> {
                     && generation.manifest.template == renderer.digest()
                     && generation.manifest.upstreams == *routes =>
             {
-                "nginx's own `http` block, or `nginx.probe`, says something else".to_owned()
+                "nginx's own `http` block or `nginx.probe` says something else, or reeve is another version".to_owned()
             }
             balancer if balancer == generation.manifest.balancer || generation.manifest.upstreams != *routes => {
                 route_changes(&generation.manifest.upstreams, routes)

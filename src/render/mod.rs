@@ -207,7 +207,10 @@ impl Renderer {
         }
         if self.balancer == Balancer::Lua {
             sha.update(LUA);
-            sha.update([u8::from(self.http.trims), u8::from(self.http.answers_errors)]);
+            // Only where it makes a difference: an edit of the user's must not cost a reload for nothing.
+            let asks = |one: &RoutedUpstream| endpoints::by_lua(one) && one.upstream.directives.is_empty();
+            let meddles = self.http.meddles && upstreams.values().any(asks);
+            sha.update([u8::from(self.http.trims), u8::from(meddles)]);
         }
         let mut json = Vec::with_capacity(64 * 1024);
         for (name, upstream) in upstreams {

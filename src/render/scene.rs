@@ -501,7 +501,7 @@ fn location(
             Balance::RoundRobin | Balance::LeastConn | Balance::IpHash | Balance::Random | Balance::RandomTwo => None,
         },
         // With an `error_page` the location has none of the user's, and his directives would have to be in two locations.
-        asked_first: http.answers_errors || !upstream.directives.is_empty(),
+        asked_first: http.meddles || !upstream.directives.is_empty(),
     });
     let answer = match (&upstream.redirect, one.endpoints.is_empty() && by_lua.is_none()) {
         (Some(redirect), _) => {

@@ -301,11 +301,10 @@ fn tamper(world: &mut Observed, words: &[&str], now: Timestamp) {
         ["no-lua", words @ ..] => {
             world.nginx.known_mut().expect("nginx is known").lua = Err(words.join(" "));
         }
-        // The user's own `http` block has an `error_page`, or a `lua_malloc_trim`.
+        // The user's own `http` block has an `error_page` or the like, or a `lua_malloc_trim`.
         ["http-block", what] => {
             let nginx = world.nginx.known_mut().expect("nginx is known");
-            let (trims, answers_errors) = (*what == "trims", *what == "answers-errors");
-            nginx.http = HttpBlock { trims, answers_errors };
+            nginx.http = HttpBlock { trims: *what == "trims", meddles: *what == "meddles" };
         }
         // The file that nginx reads at its start; or nginx lost what was sent to it.
         ["endpoints", what] => {

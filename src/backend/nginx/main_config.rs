@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::binary::Build;
 use super::files::{Files, Stamp};
-use super::glob;
+use super::{glob, http_block};
 use crate::observed::HttpBlock;
 use crate::render::quote;
 use crate::render::syntax::{self, Directive};
@@ -275,6 +275,7 @@ impl Walk<'_> {
         depth: usize,
     ) {
         if depth > MAX_DEPTH {
+            basis.http_block.meddles = true;
             return;
         }
         for directive in directives {
@@ -286,9 +287,6 @@ impl Walk<'_> {
                     basis.taken = Some(format!("`{name}` ({}:{})", source.path.display(), directive.line));
                 }
                 Context::Http if name == "lua_malloc_trim" => basis.http_block.trims = true,
-                Context::Http if name == "error_page" || name.ends_with("_intercept_errors") => {
-                    basis.http_block.answers_errors = true;
-                }
                 Context::Http
                     if name.ends_with("_temp_path") || matches!(name, "lua_package_path" | "lua_package_cpath") =>
                 {
@@ -296,13 +294,16 @@ impl Walk<'_> {
                 }
                 Context::Main | Context::Http => {}
             }
+            basis.http_block.meddles |= context == Context::Http && !http_block::leaves_alone(name);
             if context == Context::Main && name == "http" {
                 self.lua_basis(source, directive.block.as_deref().unwrap_or_default(), Context::Http, basis, depth);
             }
             if name == "include" && directive.args.len() == 1 {
                 for target in glob::expand(&self.folder.join(&directive.args[0])) {
-                    if let Some(inner) = self.follow(&target) {
-                        self.lua_basis(&inner, &inner.tree, context, basis, depth + 1);
+                    match self.follow(&target) {
+                        Some(inner) => self.lua_basis(&inner, &inner.tree, context, basis, depth + 1),
+                        // Nobody knows what it says; reeve's own says nothing.
+                        None => basis.http_block.meddles |= target.to_string_lossy() != self.entry.as_str(),
                     }
                 }
             }
@@ -552,7 +553,7 @@ mod tests {
             let main = etc.read().expect("read");
             main.lua_basis(&mut Sources::default(), &mut Files::default(), Path::new(ENTRY)).http_block
         };
-        let of = |trims, answers_errors| HttpBlock { trims, answers_errors };
+        let of = |trims, meddles| HttpBlock { trims, meddles };
         let main =
             ("nginx.conf", "http { include conf.d/*; server { error_page 502 /x; } include /r/current/reeve.conf; }");
         assert_eq!(seen(&[main]), of(false, false));
@@ -563,5 +564,6 @@ mod tests {
             of(false, false)
         );
         assert_eq!(seen(&[main, ("conf.d/a", "lua_malloc_trim 0;")]), of(true, false));
+        assert_eq!(seen(&[main, ("conf.d/a", "gzip on; {")]), of(false, true), "what cannot be read says anything");
     }
 }

@@ -14,6 +14,7 @@ mod binary;
 mod files;
 mod generations;
 mod glob;
+mod http_block;
 mod kept;
 mod listens;
 mod loaded;

@@ -9,6 +9,8 @@ use reeve::render::endpoints;
 use reeve::settings::EndpointsMode;
 use reeve::world::ActionError;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::site::{LUA_MODULES, Site, backend, free_port, get, routed, set, upstream, who};
 
 fn site() -> Site {
@@ -111,8 +113,44 @@ async fn a_lost_push_and_an_edited_file_are_seen_and_what_is_in_force_is_told() 
     assert_eq!(ports_of(&site.view().await, &id).len(), 2);
 }
 
+/// One answer of many on a connection.
+async fn whole_answer(stream: &mut tokio::net::TcpStream) -> String {
+    let mut text = String::new();
+    loop {
+        let length = text.split("Content-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body.len());
+        if let (Some(length), Some(body)) = (length, body)
+            && body >= length
+        {
+            return text;
+        }
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).await.expect("read");
+        assert!(count > 0, "closed after: {text}");
+        text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+}
+
+#[tokio::test]
+async fn each_request_on_a_kept_connection_finds_what_there_is_then() {
+    let site = site();
+    let (port, one, dead, other) = (free_port(), backend("one").await, free_port(), free_port());
+    let of = |ports: &[u16]| set(vec![routed(upstream("web", port), ports)]);
+    let id = site.load(&of(&[])).await;
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
+    for _ in 0..2 {
+        for (ports, status) in [(vec![], 503), (vec![one], 200), (vec![dead, other], 502), (vec![dead], 502)] {
+            give(&site, &id, &of(&ports)).await.expect("set");
+            for _ in 0..3 {
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("the connection is kept");
+                let answer = whole_answer(&mut stream).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{ports:?}: {answer}");
+            }
+        }
+    }
+}
+
 async fn post(site: &Site, header: &str, text: &str) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(site.settings.probe).await.expect("connected");
     let head = format!("POST /endpoints HTTP/1.0\r\nHost: x\r\n{header}Content-Length: {}\r\n\r\n", text.len());
     stream.write_all(format!("{head}{text}").as_bytes()).await.expect("sent");
@@ -166,17 +204,20 @@ async fn whether_nginx_has_lua_is_seen_and_why_not_is_told() {
     assert!(why.contains("libnginx-mod-http-lua"), "{why}");
     assert!(!plain.path("reeve").exists(), "asking writes nothing");
 
-    // What nginx takes only once is left to the user.
+    // The user's own word stays.
     let http = "lua_malloc_trim 5000;\n    include REEVE/current/reeve.conf;";
     let mut trimming = Site::with(&format!("{LUA_MODULES}worker_processes 1;"), http);
     trimming.settings.endpoints = EndpointsMode::Lua;
     trimming.nginx = trimming.fresh();
     let seen = trimming.view().await;
-    assert_eq!((seen.lua, seen.http), (Ok(()), HttpBlock { trims: true, answers_errors: false }));
+    assert_eq!((seen.lua, seen.http), (Ok(()), HttpBlock { trims: true, meddles: false }));
     trimming.renderer = trimming.renderer.balanced_by(Balancer::Lua, seen.http);
     let (port, one) = (free_port(), backend("one").await);
-    trimming.load(&set(vec![routed(upstream("web", port), &[one])])).await;
+    let id = trimming.load(&set(vec![routed(upstream("web", port), &[one])])).await;
     always(port, "one").await;
+    let entry = trimming.path("reeve/generations").join(id.to_string()).join("reeve.conf");
+    let text = std::fs::read_to_string(entry).expect("there");
+    assert!(text.contains("lua_shared_dict") && !text.contains("lua_malloc_trim"), "{text}");
 
     let http = "init_by_lua_block { x = 1 }\n    include REEVE/current/reeve.conf;";
     let mut taken = Site::with(&format!("{LUA_MODULES}worker_processes 1;"), http);
