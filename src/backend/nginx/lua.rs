@@ -64,7 +64,8 @@ pub async fn works(binary: &Binary, basis: &LuaBasis) -> Result<Result<(), Strin
     let http: String = basis.http.iter().map(|line| format!("    {line}\n")).collect();
     let text = format!(
         "{main}pid {place}/pid;\nerror_log stderr;\nevents {{ }}\nhttp {{\n    access_log off;\n{http}    \
-         lua_malloc_trim {TRIM};\n    lua_shared_dict reeve_check 64k;\n    init_by_lua_block {{ assert(require(\"ngx.balancer\").set_current_peer) }}\n    \
+         lua_malloc_trim {TRIM};\n    lua_shared_dict reeve_check 64k;\n    \
+         init_by_lua_block {{ assert(require(\"ngx.balancer\").set_current_peer) }}\n    \
          upstream reeve_check {{ server 0.0.0.1; balancer_by_lua_block {{ return }} keepalive 1; }}\n    \
          server {{\n        listen unix:{place}/socket;\n        log_by_lua_block {{ return }}\n        location / {{\n            \
          set_by_lua_block $reeve_empty {{ return \"\" }}\n            if ($reeve_empty) {{ return 503; }}\n            \

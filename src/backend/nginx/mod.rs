@@ -254,7 +254,8 @@ impl Shared {
         Ok(build)
     }
 
-    /// Can it balance by Lua, and what of the `http` block has to be heeded then? Asked again only when the program, or something that it reads, is another one.
+    /// Can it balance by Lua, and what of the `http` block has to be heeded then? Asked again only when the program, or
+    /// something that it reads, is another one.
     async fn lua(&self, build: &Build, main: &MainConfig) -> Result<Lua, String> {
         if self.endpoints == EndpointsMode::Reload {
             return Ok((Err("nginx.endpoints is reload".to_owned()), HttpBlock::default()));
