@@ -11,7 +11,7 @@ use reeve::world::ActionError;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::site::{LUA_MODULES, Site, backend, free_port, get, routed, set, upstream, who};
+use super::site::{LIMIT, LUA_MODULES, Site, backend, exchange, free_port, get, routed, set, upstream, who};
 
 fn site() -> Site {
     Site::with_lua("worker_processes 2;")
@@ -143,7 +143,7 @@ async fn each_request_on_a_kept_connection_finds_what_there_is_then() {
             give(&site, &id, &of(&ports)).await.expect("set");
             for _ in 0..3 {
                 stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("the connection is kept");
-                let answer = whole_answer(&mut stream).await;
+                let answer = tokio::time::timeout(LIMIT, whole_answer(&mut stream)).await.expect("an answer in time");
                 assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{ports:?}: {answer}");
             }
         }
@@ -151,12 +151,8 @@ async fn each_request_on_a_kept_connection_finds_what_there_is_then() {
 }
 
 async fn post(site: &Site, header: &str, text: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(site.settings.probe).await.expect("connected");
     let head = format!("POST /endpoints HTTP/1.0\r\nHost: x\r\n{header}Content-Length: {}\r\n\r\n", text.len());
-    stream.write_all(format!("{head}{text}").as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("answered");
-    answer
+    exchange(site.settings.probe.port(), &format!("{head}{text}")).await
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use reeve::spec::upstream::{AccessLog, Balance, Upstream, WhenEmpty};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::site::{LUA_MODULES, Site, backend, body, free_port, get, read_head, routed, set, upstream};
+use super::site::{LUA_MODULES, Site, backend, body, exchange, free_port, get, read_head, routed, set, upstream};
 
 /// One upstream on both paths: a new nginx with one worker for each.
 struct Case {
@@ -312,15 +312,6 @@ async fn random_two_takes_the_less_busy_of_the_two_that_it_draws() {
     }
 }
 
-/// The answer to a request that is written out.
-async fn raw(port: u16, request: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("answered");
-    answer
-}
-
 /// Without the time of day, which differs.
 fn timeless(answer: &str) -> String {
     answer.lines().filter(|line| !line.starts_with("Date: ")).collect::<Vec<_>>().join("\n")
@@ -349,7 +340,7 @@ async fn an_empty_upstream_answers_its_status() {
                 .both(|port| async move {
                     let mut all = Vec::new();
                     for request in requests {
-                        all.push(timeless(&raw(port, request).await));
+                        all.push(timeless(&exchange(port, request).await));
                     }
                     all
                 })

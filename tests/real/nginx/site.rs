@@ -270,9 +270,13 @@ pub async fn read_head(stream: &mut TcpStream) -> String {
 }
 
 pub async fn get(port: u16, host: &str, path: &str) -> String {
+    exchange(port, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await
+}
+
+/// The answer to a request that is written out, and asks for the connection's end.
+pub async fn exchange(port: u16, request: &str) -> String {
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("sent");
         let mut text = String::new();
         stream.read_to_string(&mut text).await.expect("answered");
