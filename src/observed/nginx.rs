@@ -97,8 +97,8 @@ impl Nginx {
 pub struct HttpBlock {
     /// It says how often memory is given back (`lua_malloc_trim`), which ours would override.
     pub trims: bool,
-    /// It has more than what is known to leave alone how an empty upstream answers that the balancer finds empty: an
-    /// `error_page`, a cache, a rule of access, Lua, or something unknown.
+    /// It says something that could change the answer of an upstream that only the balancer finds empty: an `error_page`, a
+    /// cache, a rule of access, Lua, or what nobody knows.
     pub meddles: bool,
 }
 

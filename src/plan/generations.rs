@@ -196,19 +196,16 @@ impl<'a> Planner<'a> {
         // The content is what was wanted before: somebody changed the files or the link.
         let loaded_same = matches!(&nginx.loaded, Loaded::Generation(id) if id.hash == hash);
         let drift = candidate.control.is_none() && (loaded_same || current.is_some_and(|(id, _)| id.hash == hash));
-        let changes = |generation: &Generation| match renderer.balancer() {
-            Balancer::Lua
-                if generation.manifest.balancer == Balancer::Lua
-                    && generation.manifest.template == renderer.digest()
-                    && generation.manifest.upstreams == *routes =>
-            {
-                "nginx's own `http` block or `nginx.probe` says something else, or reeve is another version".to_owned()
-            }
-            balancer if balancer == generation.manifest.balancer || generation.manifest.upstreams != *routes => {
-                route_changes(&generation.manifest.upstreams, routes)
-            }
-            Balancer::Nginx => "endpoints change by reloads now".to_owned(),
-            Balancer::Lua => "endpoints change without a reload now".to_owned(),
+        let changes = |generation: &Generation| {
+            let manifest = &generation.manifest;
+            let words = match (manifest.balancer, renderer.balancer()) {
+                _ if manifest.upstreams != *routes => return route_changes(&manifest.upstreams, routes),
+                (Balancer::Lua, Balancer::Nginx) => "endpoints change by reloads now",
+                (Balancer::Nginx, Balancer::Lua) => "endpoints change without a reload now",
+                _ if manifest.template != renderer.digest() => "the template changed",
+                _ => "nginx's own `http` block or `nginx.probe` says something else, or reeve is another version",
+            };
+            words.to_owned()
         };
         let cause = match (&nginx.current, current) {
             _ if candidate.control.is_some() => "does nginx still accept what is in force?".to_owned(),
@@ -504,5 +501,5 @@ fn route_changes(old: &Routes, new: &Routes) -> String {
             (Some(_), Some(_)) | (None, None) => {}
         }
     }
-    if causes.is_empty() { "the template changed".to_owned() } else { causes.join("; ") }
+    causes.join("; ")
 }

@@ -208,8 +208,7 @@ impl Renderer {
         if self.balancer == Balancer::Lua {
             sha.update(LUA);
             // Only where it makes a difference: an edit of the user's must not cost a reload for nothing.
-            let asks = |one: &RoutedUpstream| endpoints::by_lua(one) && one.upstream.directives.is_empty();
-            let meddles = self.http.meddles && upstreams.values().any(asks);
+            let meddles = self.http.meddles && upstreams.values().any(scene::balancer_may_find_out);
             sha.update([u8::from(self.http.trims), u8::from(meddles)]);
         }
         let mut json = Vec::with_capacity(64 * 1024);

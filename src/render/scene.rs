@@ -177,6 +177,12 @@ fn lua(one: &RoutedUpstream, balancer: Balancer) -> bool {
     balancer == Balancer::Lua && endpoints::by_lua(one)
 }
 
+/// The balancer may find out that it is empty, if the `http` block lets it: with an `error_page` a location has none of the
+/// user's, and his directives would have to be in two locations.
+pub fn balancer_may_find_out(one: &RoutedUpstream) -> bool {
+    endpoints::by_lua(one) && one.upstream.directives.is_empty()
+}
+
 /// What is wrong with one upstream, whatever the others are.
 fn check(name: &str, one: &RoutedUpstream, probe: SocketAddr) -> Result<(), String> {
     let upstream = &one.upstream;
@@ -500,8 +506,7 @@ fn location(
             Balance::Hash(key) => Some(key.clone()),
             Balance::RoundRobin | Balance::LeastConn | Balance::IpHash | Balance::Random | Balance::RandomTwo => None,
         },
-        // With an `error_page` the location has none of the user's, and his directives would have to be in two locations.
-        asked_first: http.meddles || !upstream.directives.is_empty(),
+        asked_first: http.meddles || !balancer_may_find_out(one),
     });
     let answer = match (&upstream.redirect, one.endpoints.is_empty() && by_lua.is_none()) {
         (Some(redirect), _) => {
